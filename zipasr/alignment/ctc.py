@@ -74,7 +74,9 @@ def ctc_align(log_probs_TV: np.ndarray, ids: Sequence[int], *, blank_id: int) ->
             between equal neighbors need, or no path has a finite score.
     """
     labels_S, is_repeat_S = _checked_labels(log_probs_TV, ids, blank_id)
-    _check_length(len(log_probs_TV), labels_S, is_repeat_S)
+    needed = len(labels_S) + int(is_repeat_S.sum())
+    if len(log_probs_TV) < needed:
+        raise ValueError(f"{len(labels_S)} labels need {needed} frames at 25 Hz or more, but there are {len(log_probs_TV)}")
     blank_T = log_probs_TV[:, blank_id].astype(np.float64)
     if not len(labels_S):
         return Alignment(score=float(blank_T.sum()))
@@ -194,13 +196,6 @@ def _checked_labels(log_probs_TV: np.ndarray, ids: Sequence[int], blank_id: int)
     is_repeat_S = np.zeros(len(labels_S), bool)
     is_repeat_S[1:] = labels_S[1:] == labels_S[:-1]
     return labels_S, is_repeat_S
-
-
-def _check_length(num_frames: int, labels_S: np.ndarray, is_repeat_S: np.ndarray) -> None:
-    """Check that there are frames for the labels and the blanks between equal ones."""
-    needed = len(labels_S) + int(is_repeat_S.sum())
-    if num_frames < needed:
-        raise ValueError(f"{len(labels_S)} labels need {needed} frames at 25 Hz or more, but there are {num_frames}")
 
 
 def _padded(checked: Sequence[tuple[np.ndarray, np.ndarray]], blank_id: int) -> _Labels:

@@ -184,8 +184,7 @@ def _advance(best_U: Tensor, symbol_TS: Tensor, blank_TU: Tensor) -> tuple[Tenso
 
     Args:
         best_U: score of the best path that enters the first frame after u labels.
-        symbol_TS: log-probability of the label arcs.
-        blank_TU: log-probability of the blank arcs.
+        symbol_TS, blank_TU: log-probabilities of the arcs.
     Returns:
         The same for the frame after the slice, and for each state (T, U) whether its best path enters the frame there
         rather than by a label of this frame.

@@ -53,8 +53,6 @@ class TokenSpan(NamedTuple):
 
 def emission_spans(frames: Sequence[int]) -> list[TokenSpan]:
     """Spans of tokens by the frames at 25 Hz that emitted them, in order: the whole frame, or equal parts of it in turn."""
-    if len(set(frames)) == len(frames):
-        return [TokenSpan(float(frame), frame + 1.0) for frame in frames]
     spans = []
     for frame, group in groupby(frames):
         num_tokens = len(list(group))
@@ -152,7 +150,7 @@ def _core(labels: Sequence[tuple[int, int]], energy_db_T: np.ndarray) -> tuple[i
     if stop - first < _SILENCE_FRAMES:
         return first, stop
     labels = [_loudest(label, energy_db_T) if label[1] - label[0] >= _SILENCE_FRAMES else label for label in labels]
-    loudness_db = float(energy_db_T[max(0, first - _MARGIN_FRAMES) : stop + _MARGIN_FRAMES].max(initial=-math.inf))
+    loudness_db = _loudness_db(energy_db_T, first, stop)
     quiet = [(first + a, first + b) for a, b in _pauses(energy_db_T[first:stop], loudness_db) if b - a >= _SILENCE_FRAMES]
     gaps = [(a, b) for (_, a), (b, _) in pairwise(labels) if b - a >= _GAP_FRAMES]
     sides: list[list[tuple[int, int]]] = [[labels[0]]]
@@ -171,6 +169,11 @@ def _loudest(label: tuple[int, int], energy_db_T: np.ndarray) -> tuple[int, int]
     return first, min(first + FEATURES_PER_FRAME_25HZ, label[1])
 
 
+def _loudness_db(energy_db_T: np.ndarray, start: int, stop: int) -> float:
+    """The highest energy of a word between two frames, and a little around them."""
+    return float(energy_db_T[max(0, start - _MARGIN_FRAMES) : stop + _MARGIN_FRAMES].max(initial=-math.inf))
+
+
 def find_edges(cores: Sequence[tuple[int, int]], energy_db_T: np.ndarray) -> list[tuple[int, int]]:
     """The starts and ends of words.
 
@@ -182,10 +185,7 @@ def find_edges(cores: Sequence[tuple[int, int]], energy_db_T: np.ndarray) -> lis
     """
     num_frames = len(energy_db_T)
     starts, ends = [0] * len(cores), [num_frames] * len(cores)
-    loudness_db = [
-        float(energy_db_T[max(0, start - _MARGIN_FRAMES) : end + _MARGIN_FRAMES].max(initial=-math.inf))
-        for start, end in cores
-    ]
+    loudness_db = [_loudness_db(energy_db_T, start, stop) for start, stop in cores]
     for i in range(len(cores) + 1):
         left = cores[i - 1][1] if i else 0
         right = min(cores[i][0] + _EARLY_FRAMES, cores[i][1] - 1) if i < len(cores) else num_frames

@@ -30,7 +30,7 @@ from zipasr.search.label_tree import (
 )
 from zipasr.search.prior import AnyPrior
 from zipasr.search.resumable import check_states, search_all
-from zipasr.search.scorer import Scorer
+from zipasr.search.scorer import AdjustedScorer, Scorer
 
 
 class _Path(NamedTuple):
@@ -82,7 +82,7 @@ class BeamSearch:
         if max_symbols_per_frame < 1:
             raise ValueError(f"max_symbols_per_frame must be at least 1, but is {max_symbols_per_frame}")
         self.scorer, self.max_symbols_per_frame = scorer, max_symbols_per_frame
-        self._chooser = Chooser(scorer=scorer, beam=beam, blank_penalty=blank_penalty, temperature=temperature)
+        self._chooser = Chooser(adjusted=AdjustedScorer(scorer, blank_penalty, temperature), beam=beam)
         self.silent = {scorer.blank_id, unk_id}
         self._contexts = KeptContexts(scorer)
 

@@ -108,14 +108,7 @@ class SearchComparison:
         *,
         language_models: LanguageModels = NO_LANGUAGE_MODELS,
     ) -> None:
-        """A comparison without utterances.
-
-        Args:
-            scorer: the model.
-            tokenizer: turns labels into text.
-            searches: searches to compare, the cheapest first, each resolved.
-            language_models: those that they use.
-        """
+        """A comparison, without utterances yet, of searches that are resolved, the cheapest first."""
         self.scorer, self.tokenizer, self.language_models = scorer, tokenizer, language_models
         self.searches = list(searches)
         self._errors = [ErrorRates()] * len(self.searches)
@@ -125,7 +118,7 @@ class SearchComparison:
         """Search a batch of frames at 25 Hz and count its errors, given the text of each utterance."""
         for i, ranked in enumerate(self.find_with_each(encoded)):
             for reference, (best, *_) in zip(references, ranked, strict=True):
-                self._errors[i] = self._errors[i].plus(self._count(reference, self.tokenizer.decode(best.ids), str))
+                self._count(i, reference, self.tokenizer.decode(best.ids), str)
 
     def find_with_each(self, encoded: Encoded) -> Iterator[list[list[Hypothesis]]]:
         """Yield the ranked hypotheses of each utterance of a batch for one search after the other, and count their time."""
@@ -141,16 +134,18 @@ class SearchComparison:
     def add_texts(self, reference: str, texts: Sequence[str], *, rewrite: Callable[[str], str] = str) -> None:
         """Count the errors of an utterance, given the text of each search; `rewrite` is applied to both texts."""
         for i, text in enumerate(texts):
-            self._errors[i] = self._errors[i].plus(self._count(reference, text, rewrite))
+            self._count(i, reference, text, rewrite)
 
-    def _count(self, reference: str, text: str, rewrite: Callable[[str], str]) -> ErrorRates:
+    def _count(self, i: int, reference: str, text: str, rewrite: Callable[[str], str]) -> None:
+        """Count the errors of one search in one utterance."""
         texts = (words_apart(rewrite(one), self.tokenizer.word_joiner) for one in (reference, text))
-        return count_text_errors(*texts, is_spaceless=self.tokenizer.is_spaceless)
+        errors = count_text_errors(*texts, is_spaceless=self.tokenizer.is_spaceless)
+        self._errors[i] = self._errors[i].plus(errors)
 
     def results(self) -> list[ComparedSearch]:
         """The searches in the order in which they were given."""
-        triples = zip(self.searches, self._errors, map(self._seconds, range(len(self.searches))), strict=True)
-        return [ComparedSearch(search=search, errors=errors, decode_s=decode_s) for search, errors, decode_s in triples]
+        pairs = enumerate(zip(self.searches, self._errors, strict=True))
+        return [ComparedSearch(search=search, errors=errors, decode_s=self._seconds(i)) for i, (search, errors) in pairs]
 
     def _seconds(self, i: int) -> float:
         """Seconds of a search, with those of the searches whose hypotheses and scores it shares."""
@@ -191,10 +186,7 @@ def best_search(results: Sequence[ComparedSearch]) -> ComparedSearch:
 def format_comparison(results: Sequence[ComparedSearch], chosen: SearchConfig, *, what: str) -> str:
     """The comparison as a table for a terminal, the chosen search marked by a star.
 
-    Args:
-        results: of `SearchComparison.results`.
-        chosen: the model's default.
-        what: the utterances, such as `dev (40 utterances)`.
+    `what` names the utterances, such as `dev (40 utterances)`.
     """
     head = f"search on {what}"
     names = [str(result.search) for result in results]
@@ -210,13 +202,9 @@ def format_comparison(results: Sequence[ComparedSearch], chosen: SearchConfig, *
 
 
 def explain_differences(results: Sequence[ComparedSearch], *, lattice: LatticeKind | None = None) -> list[str]:
-    """Findings from the differences between the searches, each with its likely cause and the cure.
+    """Findings from the differences between the searches, each with its likely cause and the cure in a sentence or two.
 
-    Args:
-        results: of `SearchComparison.results`.
-        lattice: the kind of lattice that the transducer head was trained with; None: unknown.
-    Returns:
-        A sentence or two for each finding; nothing where all searches agree.
+    `lattice` is the kind of lattice that the transducer head was trained with; None: unknown.
     """
     is_cured = lattice in ("modified", "constrained")
     results = [result for result in results if not result.search.ngram_scale]

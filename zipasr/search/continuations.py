@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from zipasr.search.contexts import FIRST_ROW, Contexts
-from zipasr.search.scorer import Scorer, label_log_probs
+from zipasr.search.scorer import AdjustedScorer
 
 
 class LivePath(Protocol):
@@ -57,14 +57,10 @@ class Continuation(NamedTuple, Generic[Path]):
 class Chooser:
     """Chooses the continuations of a sub-step."""
 
-    scorer: Scorer
+    adjusted: AdjustedScorer
     """The model."""
     beam: int
     """Number of continuations to keep for each utterance."""
-    blank_penalty: float = 0.0
-    """Subtracted from the blank's logit."""
-    temperature: float = 1.0
-    """Divides the logits."""
 
     def choose(
         self, beams: Sequence[Beam[Path]], projected_AJ: Tensor, contexts: Contexts
@@ -77,10 +73,7 @@ class Chooser:
             contexts: label contexts of all paths.
         """
         rows_AK, open_AK, finished_AF = _to_tensors(beams, projected_AJ.device)
-        logits_AKV = self.scorer.join(projected_AJ.unsqueeze(1), contexts.gather(rows_AK))
-        log_probs_AKV = label_log_probs(
-            logits_AKV, blank_id=self.scorer.blank_id, blank_penalty=self.blank_penalty, temperature=self.temperature
-        )
+        log_probs_AKV = self.adjusted.transducer_log_probs(projected_AJ.unsqueeze(1), contexts.gather(rows_AK))
         vocab_size = log_probs_AKV.shape[-1]
         pool_AP, steps_AP = (log_probs_AKV + open_AK.unsqueeze(-1)).flatten(1), log_probs_AKV.flatten(1)
         num_open = pool_AP.shape[1]
@@ -96,7 +89,7 @@ class Chooser:
                 if slot < len(beam.open):
                     yield Continuation(beam.open[slot], label, step)
                 elif num_open <= place < num_open + len(beam.finished):
-                    yield Continuation(beam.finished[place - num_open], self.scorer.blank_id, step)
+                    yield Continuation(beam.finished[place - num_open], self.adjusted.scorer.blank_id, step)
                 # else an empty slot of the tensors: all real paths have been taken
 
         return map(continuations, beams, best_AB.tolist(), steps_AB.tolist())

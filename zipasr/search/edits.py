@@ -62,7 +62,7 @@ def count_text_errors(reference: str, hypothesis: str, *, is_spaceless: bool = F
         is_spaceless: whether every character counts as a word, as is usual for Mandarin.
     """
     ref_words, hyp_words = normalize(reference).split(), normalize(hypothesis).split()
-    characters = count_errors(list("".join(ref_words)), list("".join(hyp_words)))
+    characters = count_errors("".join(ref_words), "".join(hyp_words))
     return ErrorRates(characters if is_spaceless else count_errors(ref_words, hyp_words), characters)
 
 

@@ -5,17 +5,17 @@ hypotheses of others start with theirs, and several searches of one batch share 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import cast
+from dataclasses import dataclass, field
+from typing import Any
 
 from zipasr.nn.encoded import Encoded
-from zipasr.search.graph.graph_search import GraphSearch
 from zipasr.search.graph.token_graph import TokenGraph
 from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.joint import JointScores
 from zipasr.search.prior import AnyPrior
 from zipasr.search.rescoring import attention_scores, rescored
-from zipasr.search.resumable import search_all, search_each
+from zipasr.search.resumable import search_all
 from zipasr.search.scorer import Scorer
 from zipasr.search.search_config import GRAPH_METHODS, SearchConfig
 from zipasr.search.strategy import NO_LANGUAGE_MODELS, LanguageModels, make_prior, make_search
@@ -67,23 +67,19 @@ def find_with_each(
         yield [hypotheses[: config.num_best] for hypotheses in finder.find(config)]
 
 
+@dataclass
 class _Finder:
     """Searches one batch in several ways; what two of them have in common is computed once."""
 
-    def __init__(
-        self,
-        scorer: Scorer,
-        encoded: Encoded,
-        unk_id: int | None,
-        language_models: LanguageModels,
-        hotwords: HotwordGraph | None,
-        graphs: Sequence[TokenGraph],
-    ) -> None:
-        self.scorer, self.encoded, self.unk_id, self.graphs = scorer, encoded, unk_id, graphs
-        self.language_models, self.hotwords = language_models, hotwords
-        self._found: dict[SearchConfig, list[list[Hypothesis]]] = {}
-        self._attention: dict[SearchConfig, list[list[float]]] = {}
-        self._joint: dict[SearchConfig, list[JointScores]] = {}
+    scorer: Scorer
+    encoded: Encoded
+    unk_id: int | None
+    language_models: LanguageModels
+    hotwords: HotwordGraph | None
+    graphs: Sequence[TokenGraph]
+    _found: dict[SearchConfig, list[list[Hypothesis]]] = field(default_factory=dict)
+    _attention: dict[SearchConfig, list[list[float]]] = field(default_factory=dict)
+    _joint: dict[SearchConfig, list[JointScores]] = field(default_factory=dict)
 
     def find(self, config: SearchConfig) -> list[list[Hypothesis]]:
         """All hypotheses of a search, the best first for each utterance."""
@@ -102,10 +98,8 @@ class _Finder:
         key = config.reset(["num_best"])
         if key not in self._found:
             search = make_search(self.scorer, config, unk_id=self.unk_id, language_models=self.language_models)
-            if config.method in GRAPH_METHODS:
-                self._found[key] = search_each(cast(GraphSearch, search), self.encoded, self.graphs)
-            else:
-                self._found[key] = search_all(search, self.encoded, self._prior(config))
+            prior: Any = self.graphs if config.method in GRAPH_METHODS else self._prior(config)
+            self._found[key] = search_all(search, self.encoded, prior)
         return self._found[key]
 
     def _joint_scores(self, config: SearchConfig) -> list[JointScores]:

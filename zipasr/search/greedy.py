@@ -18,7 +18,7 @@ from zipasr.search.contexts import FIRST_ROW, Contexts, KeptContexts, first_cont
 from zipasr.search.hotwords import HotwordGraph, HotwordState
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.resumable import check_states, search_all
-from zipasr.search.scorer import Scorer, ctc_label_log_probs, label_log_probs
+from zipasr.search.scorer import AdjustedScorer, Scorer
 
 WINDOW_FRAMES_25HZ = 8
 """Frames scored ahead in one joiner call (benchmarks/search.py)."""
@@ -80,8 +80,8 @@ class _Ahead:
     A step finds one label: that of a frame, or of the same frame again after a label that leaves room for another.
     """
 
-    def __init__(self, state: GreedyState, num_frames: int) -> None:
-        self.state, self.num_frames = state, num_frames
+    def __init__(self, state: GreedyState, number: int, num_frames: int) -> None:
+        self.state, self.number, self.num_frames = state, number, num_frames
         self.frame = 0
         """The next frame to decide."""
         self.num_here = 0
@@ -100,11 +100,7 @@ class _Ahead:
     def guess(self, frames: Sequence[int], labels: Sequence[int], silent: set[int | None], previous: int | None) -> None:
         """Take the first label of each frame as a guess, but not if it repeats the one before: the context knows of it then.
 
-        Args:
-            frames: frames in order.
-            labels: a label of each.
-            silent: labels that count as none.
-            previous: the label before them.
+        The frames are in order, `silent` labels count as none, and `previous` is the label before all of them.
         """
         latest = -1
         for frame, label in zip(frames, labels, strict=True):
@@ -158,7 +154,7 @@ class GreedySearch:
         if window_frames_25hz < 1:
             raise ValueError(f"window_frames_25hz must be at least 1, but is {window_frames_25hz}")
         self.scorer, self.silent = scorer, {scorer.blank_id, unk_id}
-        self.blank_penalty, self.temperature = blank_penalty, temperature
+        self._adjusted = AdjustedScorer(scorer, blank_penalty, temperature)
         self.max_symbols_per_frame, self.window_frames_25hz = max_symbols_per_frame, window_frames_25hz
         self._contexts = KeptContexts(scorer)
 
@@ -173,46 +169,39 @@ class GreedySearch:
         contexts = self._contexts.get()
         for state in states:
             state.context_row = contexts.row_of(state.context)
-        utterances = [_Ahead(state, length) for state, length in zip(states, lens, strict=True)]
+        utterances = [_Ahead(state, n, length) for n, (state, length) in enumerate(zip(states, lens, strict=True))]
         if self.scorer.has_ctc and max(lens, default=0) > 1:
             labels_NT = self.scorer.ctc_log_probs(encoded.frames).argmax(-1).tolist()
             for utterance, labels, length in zip(utterances, labels_NT, lens, strict=True):
                 utterance.guess(range(length), labels[:length], self.silent, None)
         projected_NTJ = self.scorer.project_frames(encoded.frames)
-        active = [(n, utterance) for n, utterance in enumerate(utterances) if utterance.num_frames]
+        active = [utterance for utterance in utterances if utterance.num_frames]
         while active:
-            for _, utterance in active:
+            for utterance in active:
                 utterance.plan(self.window_frames_25hz, self.max_symbols_per_frame, contexts)
             labels, log_probs = self._best(active, projected_NTJ, contexts)
             first = 0
-            for _, utterance in active:
+            for utterance in active:
                 last = first + len(utterance.rows)
                 self._follow(utterance, labels[first:last], log_probs[first:last], contexts)
                 first = last
-            active = [(n, utterance) for n, utterance in active if utterance.frame < utterance.num_frames]
+            active = [utterance for utterance in active if utterance.frame < utterance.num_frames]
         for state in states:
             state.context = contexts.context(state.context_row)
 
-    def _best(
-        self, active: Sequence[tuple[int, _Ahead]], projected_NTJ: Tensor, contexts: Contexts
-    ) -> tuple[list[int], list[float]]:
-        """The label of every planned step of some rows, one row after the other, with its log-probability."""
+    def _best(self, active: Sequence[_Ahead], projected_NTJ: Tensor, contexts: Contexts) -> tuple[list[int], list[float]]:
+        """The label of every planned step of some utterances, one after the other, with its log-probability."""
         places: tuple[list[int], list[int], list[int]] = [], [], []
-        for n, utterance in active:
-            places[0].extend([n] * len(utterance.rows))
+        for utterance in active:
+            places[0].extend([utterance.number] * len(utterance.rows))
             places[1].extend(utterance.frames)
             places[2].extend(utterance.rows)
         rows_M, frames_M, contexts_M = torch.from_numpy(np.array(places)).to(projected_NTJ.device).unbind()
-        log_probs_MV = label_log_probs(
-            self.scorer.join(projected_NTJ[rows_M, frames_M], contexts.gather(contexts_M)),
-            blank_id=self.scorer.blank_id,
-            blank_penalty=self.blank_penalty,
-            temperature=self.temperature,
-        )
-        if all(utterance.state.hotwords.is_empty for _, utterance in active):
+        log_probs_MV = self._adjusted.transducer_log_probs(projected_NTJ[rows_M, frames_M], contexts.gather(contexts_M))
+        if all(utterance.state.hotwords.is_empty for utterance in active):
             best_log_probs_M, best_M = log_probs_MV.max(-1)
         else:
-            bonus_MV, is_inside_M = _bonus([utterance for _, utterance in active], log_probs_MV)
+            bonus_MV, is_inside_M = _bonus(active, log_probs_MV)
             best_log_probs_M, best_M = _best_with_bonus(log_probs_MV, bonus_MV, is_inside_M, self.silent)
         return best_M.tolist(), best_log_probs_M.tolist()
 
@@ -327,7 +316,7 @@ class CtcGreedySearch:
 
     def __init__(self, scorer: Scorer, *, blank_penalty: float = 0.0, temperature: float = 1.0) -> None:
         """Configure the search; arguments as in `ctc_greedy_search`."""
-        self.scorer, self.blank_penalty, self.temperature = scorer, blank_penalty, temperature
+        self.scorer, self._adjusted = scorer, AdjustedScorer(scorer, blank_penalty, temperature)
 
     def start(self, prior: None = None) -> CtcGreedyState:
         """State of an utterance before its first frame; this search can use no prior."""
@@ -339,10 +328,7 @@ class CtcGreedySearch:
     def advance(self, states: Sequence[CtcGreedyState], encoded: Encoded) -> None:
         """Advance every state by the valid frames of its row; see `ResumableSearch`."""
         lens = check_states(states, encoded)
-        log_probs_NTV = ctc_label_log_probs(
-            self.scorer, encoded.frames, blank_penalty=self.blank_penalty, temperature=self.temperature
-        )
-        best_log_probs_NT, best_NT = log_probs_NTV.max(-1)
+        best_log_probs_NT, best_NT = self._adjusted.ctc_log_probs(encoded.frames).max(-1)
         for state, best, log_probs, length in zip(states, best_NT.tolist(), best_log_probs_NT.tolist(), lens, strict=True):
             self._collapse(state, best[:length], log_probs[:length])
 

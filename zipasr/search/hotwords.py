@@ -104,19 +104,16 @@ class HotwordGraph:
 
     def _link(self) -> None:
         """Set scores and links, and then what each state keeps when it fails; shorter states first."""
-        nodes = list(self._root.children.values())
+        nodes = [self._root]
         for node in nodes:  # breadth first: the list grows in the loop
-            parent = node.parent
-            assert parent is not None
-            node.score = parent.score + node.boost
-            node.fail = self._root
-            if parent is not self._root:
-                back = parent.fail
-                while back is not self._root and node.label not in back.children:
+            for label, child in node.children.items():
+                child.score = node.score + child.boost
+                back = node.fail
+                while back is not self._root and label not in back.children:
                     back = back.fail
-                node.fail = back.children.get(node.label, self._root)
-            node.ending = node.fail if node.fail.is_end else node.fail.ending
-            nodes.extend(node.children.values())
+                child.fail = self._root if node is self._root else back.children.get(label, self._root)
+                child.ending = child.fail if child.fail.is_end else child.fail.ending
+                nodes.append(child)
         self._set_kept()
 
     def _set_kept(self) -> None:
@@ -162,7 +159,7 @@ class HotwordGraph:
 
     def finish(self, states: Sequence[HotwordState]) -> list[float]:
         """Change of each score at the end of the utterance: boosts of incomplete phrases are withdrawn."""
-        return [self._fail_at_end(state) for state in states]
+        return [self._fail_to_root(state, is_boundary=True) for state in states]
 
     def _step(self, node: HotwordState, label: int) -> tuple[HotwordState, float]:
         is_boundary, score = self._is_boundary(label), 0.0
@@ -174,10 +171,11 @@ class HotwordGraph:
         child = node.children[label]
         return child, score + child.score - node.score
 
-    def _fail_at_end(self, node: HotwordState) -> float:
+    def _fail_to_root(self, node: HotwordState, *, is_boundary: bool) -> float:
+        """The bonus of a label that continues no phrase, at the start of a word or inside one."""
         score = 0.0
         while node is not self._root:
-            node, change = _failed(node, True)
+            node, change = _failed(node, is_boundary)
             score += change
         return score
 
@@ -185,7 +183,7 @@ class HotwordGraph:
         """The bonus of `extend` for every label (V,), for a search that needs all of them; cached."""
         known = self._bonuses.get(state)
         if known is None:
-            inside, boundary = self._unmatched(state)
+            inside, boundary = (self._fail_to_root(state, is_boundary=is_boundary) for is_boundary in (False, True))
             known = torch.full((vocab_size,), inside)
             if boundary != inside:
                 is_start_V = torch.ones(vocab_size, dtype=torch.bool)
@@ -200,14 +198,6 @@ class HotwordGraph:
                 known[label] = self._step(state, label)[1]
             self._bonuses[state] = known
         return known
-
-    def _unmatched(self, node: HotwordState) -> tuple[float, float]:
-        """The bonus of a label that continues no phrase, inside a word and at the start of one."""
-        inside, inside_node = 0.0, node
-        while inside_node is not self._root:
-            inside_node, change = _failed(inside_node, False)
-            inside += change
-        return inside, self._fail_at_end(node)
 
 
 def _failed(node: HotwordState, is_boundary: bool) -> tuple[HotwordState, float]:
@@ -240,10 +230,9 @@ def encode_hotwords(
             f"the boost of hotwords must be above 0 and at most {MAX_BOOST:g}, but is {default_boost}; 1 to 3 is usual"
         )
     phrases = []
-    encoded = _encode_all([hotword.text if isinstance(hotword, Hotword) else hotword for hotword in hotwords], tokenizer)
-    for hotword, ids in zip(hotwords, encoded, strict=True):
-        text, boost = hotword if isinstance(hotword, Hotword) else (hotword, None)
-        boost = default_boost if boost is None else boost
+    given = [hotword if isinstance(hotword, Hotword) else Hotword(hotword) for hotword in hotwords]
+    for (text, own_boost), ids in zip(given, _encode_all([text for text, _ in given], tokenizer), strict=True):
+        boost = default_boost if own_boost is None else own_boost
         if not 0 < boost <= MAX_BOOST:
             raise ConfigError(
                 f"the boost of hotword {text!r} must be above 0 and at most {MAX_BOOST:g}, but is {boost}; 1 to 3 is usual"
@@ -354,14 +343,12 @@ def read_hotwords(path: str | os.PathLike[str]) -> list[Hotword]:
     """
     hotwords = []
     for number, line in enumerate(read_phrase_lines(path, what="hotwords"), start=1):
-        text, colon, boost = line.strip().rpartition(" :")
-        if not colon:
-            text, boost = line.strip(), ""
-        if not text:
-            if colon or boost:
-                raise ConfigError(f"line {number} of {path} must be a phrase and perhaps ` :boost`, but is {line!r}")
-            continue
-        hotwords.append(Hotword(text.strip(), _boost_of(boost, number, line, path) if colon else None))
+        phrase = line.strip()
+        text, colon, boost = phrase.rpartition(" :")
+        if colon:
+            hotwords.append(Hotword(text.strip(), _boost_of(boost, number, line, path)))
+        elif phrase:
+            hotwords.append(Hotword(phrase))
     return hotwords
 
 

@@ -1,5 +1,6 @@
 """`Hypothesis`: one result of a search for one utterance. Pure data; frames are counted at 25 Hz."""
 
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 
@@ -45,3 +46,9 @@ class Hypothesis(NamedTuple):
 def normalized(score: float, num_labels: int, *, context_size: int) -> float:
     """Score per label; see `Hypothesis.normalized_score`."""
     return score / (num_labels + context_size)
+
+
+def with_scores(hypotheses: Sequence[Hypothesis], scores: Iterable[float]) -> list[Hypothesis]:
+    """Hypotheses with new scores, the best first."""
+    rescored = [hypothesis._replace(score=score) for hypothesis, score in zip(hypotheses, scores, strict=True)]
+    return sorted(rescored, key=lambda hypothesis: -hypothesis.score)

@@ -23,10 +23,11 @@ from zipasr.losses.ctc import ctc_loss
 from zipasr.losses.lattice import sum_paths
 from zipasr.nn.encoded import Encoded
 from zipasr.search.contexts import first_context
-from zipasr.search.hypothesis import Hypothesis
+from zipasr.search.hypothesis import Hypothesis, with_scores
 from zipasr.search.prefix import LabelBefore
 from zipasr.search.prior import AnyPrior, prior_scores
-from zipasr.search.scorer import Scorer, check_encoded, ctc_label_log_probs, label_log_probs
+from zipasr.search.rescoring import padded
+from zipasr.search.scorer import AdjustedScorer, Scorer, check_encoded
 
 CTC_SCALES = (0.3, 1.0)
 """Weights of the CTC head to compare on a dev set: where the transducer is the better head, and where neither is."""
@@ -46,11 +47,8 @@ class JointScores(NamedTuple):
 
     def ranked(self, *, ctc_scale: float) -> list[Hypothesis]:
         """The hypotheses with the weighted sum of both as their score, the best first."""
-        totals = [
-            hypothesis._replace(score=transducer + ctc_scale * ctc)
-            for hypothesis, transducer, ctc in zip(self.hypotheses, self.transducer, self.ctc, strict=True)
-        ]
-        return sorted(totals, key=lambda hypothesis: -hypothesis.score)
+        pairs = zip(self.transducer, self.ctc, strict=True)
+        return with_scores(self.hypotheses, [transducer + ctc_scale * ctc for transducer, ctc in pairs])
 
 
 class JointScorer:
@@ -67,7 +65,7 @@ class JointScorer:
     ) -> None:
         """Configure it; the arguments are those of `modified_beam_search` and, for CTC, `ctc_prefix_search`."""
         self.scorer, self.unk_id = scorer, unk_id
-        self.blank_penalty, self.temperature = blank_penalty, temperature
+        self._adjusted = AdjustedScorer(scorer, blank_penalty, temperature)
         self.is_modified = max_symbols_per_frame == 1
 
     @torch.inference_mode()
@@ -112,7 +110,10 @@ class JointScorer:
             frames_1TD = encoded.frames[n : n + 1, :length]
             texts = [hypothesis.ids for hypothesis in hypotheses]
             extra = prior_scores(texts, prior) if prior is not None else [0.0] * len(texts)
-            both = (self._by_transducer(frames_1TD, texts, context), self._by_ctc(frames_1TD, texts, before))
+            if texts and length:
+                both = (self._by_transducer(frames_1TD, texts, context), self._by_ctc(frames_1TD, texts, before))
+            else:  # without a frame, nothing can be said
+                both = ([-math.inf if ids else 0.0 for ids in texts],) * 2
             found.append(JointScores(hypotheses, *(list(map(sum, zip(scores, extra, strict=True))) for scores in both)))
         return found
 
@@ -120,10 +121,8 @@ class JointScorer:
         self, frames_1TD: Tensor, texts: Sequence[tuple[int, ...]], context: tuple[int, ...] | None
     ) -> list[float]:
         """Log-probability of each of K texts, summed over the paths of the search's lattice."""
-        if not texts or not frames_1TD.shape[1]:
-            return _of_nothing(texts)
         device = frames_1TD.device
-        labels_KS, lens_K = _padded(texts, device)
+        labels_KS, lens_K = padded(texts, device)
         rows_KU, contexts_MC = _contexts(texts, context or first_context(self.scorer))
         rows_KU = rows_KU.to(device)
         context_MJ = self.scorer.predict(contexts_MC.to(device))
@@ -132,12 +131,7 @@ class JointScorer:
         vocab_size = self.scorer.join(projected_TJ[:1], context_MJ[:1]).shape[-1]
         pieces = []
         for some_BJ in projected_TJ.split(max(1, _CHUNK_ELEMENTS // (len(context_MJ) * vocab_size))):
-            log_probs_BMV = label_log_probs(
-                self.scorer.join(some_BJ.unsqueeze(1), context_MJ.unsqueeze(0)),
-                blank_id=self.scorer.blank_id,
-                blank_penalty=self.blank_penalty,
-                temperature=self.temperature,
-            )
+            log_probs_BMV = self._adjusted.transducer_log_probs(some_BJ.unsqueeze(1), context_MJ.unsqueeze(0))
             blank_BM = log_probs_BMV[..., self.scorer.blank_id]
             if self.unk_id is not None:  # the search skips it like blank
                 blank_BM = torch.logaddexp(blank_BM, log_probs_BMV[..., self.unk_id])
@@ -154,11 +148,7 @@ class JointScorer:
 
     def _by_ctc(self, frames_1TD: Tensor, texts: Sequence[tuple[int, ...]], before: LabelBefore | None) -> list[float]:
         """Log-probability of each text, summed over its alignments."""
-        if not texts or not frames_1TD.shape[1]:
-            return _of_nothing(texts)
-        log_probs_1TV = ctc_label_log_probs(
-            self.scorer, frames_1TD, blank_penalty=self.blank_penalty, temperature=self.temperature
-        ).float()
+        log_probs_1TV = self._adjusted.ctc_log_probs(frames_1TD).float()
         scores_K = self._summed(log_probs_1TV, texts)
         if before is None:
             return scores_K.tolist()
@@ -170,7 +160,7 @@ class JointScorer:
 
     def _summed(self, log_probs_1TV: Tensor, texts: Sequence[tuple[int, ...]]) -> Tensor:
         """Log-probability (K,) of each text, summed over its alignments with these frames."""
-        labels_KS, lens_K = _padded(texts, log_probs_1TV.device)
+        labels_KS, lens_K = padded(texts, log_probs_1TV.device)
         log_probs_KTV = log_probs_1TV.expand(len(texts), -1, -1)
         num_frames_K = torch.full_like(lens_K, log_probs_1TV.shape[1])
         return -ctc_loss(log_probs_KTV, labels_KS, num_frames_K, lens_K, blank=self.scorer.blank_id)
@@ -183,17 +173,6 @@ def _agree(ours: Sequence[Hypothesis], theirs: Sequence[Hypothesis]) -> bool:
     """
     is_same = bool(ours and theirs) and ours[0].ids == theirs[0].ids
     return is_same and all(hypothesis.score <= ranked[0].score for ranked in (ours, theirs) for hypothesis in ranked)
-
-
-def _of_nothing(texts: Sequence[tuple[int, ...]]) -> list[float]:
-    """Log-probabilities of texts without a frame to say them in."""
-    return [-math.inf if ids else 0.0 for ids in texts]
-
-
-def _padded(texts: Sequence[tuple[int, ...]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Labels (K, S) and their lengths (K,)."""
-    labels_KS = pad_sequence([torch.tensor(text, dtype=torch.int64) for text in texts], batch_first=True)
-    return labels_KS.to(device), torch.tensor([len(text) for text in texts], device=device)
 
 
 def _contexts(texts: Sequence[tuple[int, ...]], first: tuple[int, ...]) -> tuple[Tensor, Tensor]:

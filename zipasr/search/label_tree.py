@@ -37,29 +37,26 @@ class LabelNode:
 
     def ids(self) -> tuple[int, ...]:
         """The labels of the sequence."""
-        labels: list[int] = []
-        node = self
-        while node.parent is not None:
-            labels.append(node.label)
-            node = node.parent
-        return tuple(reversed(labels))
+        return self._last_labels(self.num_labels)
 
     def context(self, before: tuple[int, ...]) -> tuple[int, ...]:
         """The last labels of `before` and this sequence, as many as `before` has."""
+        labels = self._last_labels(len(before))
+        return (*before[len(labels) :], *labels)
+
+    def _last_labels(self, most: int) -> tuple[int, ...]:
         labels: list[int] = []
         node = self
-        while node.parent is not None and len(labels) < len(before):
+        while node.parent is not None and len(labels) < most:
             labels.append(node.label)
             node = node.parent
-        return (*before[len(labels) :], *reversed(labels))
+        return tuple(reversed(labels))
 
 
 def root_node(prior: AnyPrior | None, label: int = -1) -> LabelNode:
     """The empty sequence, with the first state of the prior if there is one.
 
-    Args:
-        prior: scores of label sequences.
-        label: the last label of the text before it, after which a CTC search continues; it is not part of the sequence.
+    A CTC search continues after `label`, the last one of the text before, which is not part of the sequence.
     """
     node = LabelNode(label=label)
     if prior is not None:

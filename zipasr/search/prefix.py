@@ -27,7 +27,7 @@ from zipasr.search.label_tree import (
 )
 from zipasr.search.prior import AnyPrior
 from zipasr.search.resumable import check_states, search_all
-from zipasr.search.scorer import Scorer, ctc_label_log_probs
+from zipasr.search.scorer import AdjustedScorer, Scorer
 
 
 class _Ending:
@@ -35,9 +35,9 @@ class _Ending:
 
     __slots__ = ("_largest", "emission", "log_prob")
 
-    def __init__(self, log_prob: float = -math.inf, emission: Emission | None = None) -> None:
-        self.log_prob, self.emission = log_prob, emission
-        self._largest = log_prob
+    def __init__(self, log_prob: float = -math.inf) -> None:
+        self.log_prob = self._largest = log_prob
+        self.emission: Emission | None = None
 
     def add(self, log_prob: float, emission: Emission | None) -> None:
         """Add more alignments."""
@@ -115,7 +115,7 @@ class CtcPrefixSearch:
         if beam < 1:
             raise ValueError(f"beam must be at least 1, but is {beam}")
         self.scorer, self.beam, self.margin_nats = scorer, beam, margin_nats
-        self.blank_penalty, self.temperature = blank_penalty, temperature
+        self._adjusted = AdjustedScorer(scorer, blank_penalty, temperature)
 
     def start(self, prior: AnyPrior | None = None) -> CtcPrefixState:
         """State of an utterance before its first frame: the empty sequence, with one alignment."""
@@ -127,9 +127,7 @@ class CtcPrefixSearch:
     def advance(self, states: Sequence[CtcPrefixState], encoded: Encoded) -> None:
         """Advance every state by the valid frames of its row; see `ResumableSearch`."""
         lens = check_states(states, encoded)
-        log_probs_NTV = ctc_label_log_probs(
-            self.scorer, encoded.frames, blank_penalty=self.blank_penalty, temperature=self.temperature
-        )
+        log_probs_NTV = self._adjusted.ctc_log_probs(encoded.frames)
         best_log_probs_NTB, best_NTB = log_probs_NTV.topk(min(self.beam, log_probs_NTV.shape[-1]))
         labels_NTB, scores_NTB = best_NTB.tolist(), best_log_probs_NTB.tolist()
         for state in states:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from zipasr.nn.encoded import Encoded
-from zipasr.search.hypothesis import Hypothesis
+from zipasr.search.hypothesis import Hypothesis, with_scores
 from zipasr.search.prior import AnyPrior, prior_scores
 from zipasr.search.scorer import Scorer, check_encoded
 
@@ -51,9 +51,7 @@ def attention_scores(scorer: Scorer, encoded: Encoded, hypotheses: Sequence[Sequ
             scores.append([])
             continue
         one = Encoded(encoded.frames[n : n + 1, :length], encoded.lens[n : n + 1])
-        ids: list[Tensor] = [torch.tensor(hypothesis.ids, dtype=torch.int64) for hypothesis in ranked]
-        labels_KS = pad_sequence(ids, batch_first=True).to(encoded.frames.device)
-        label_lens_K = torch.tensor([len(hypothesis.ids) for hypothesis in ranked], device=encoded.frames.device)
+        labels_KS, label_lens_K = padded([hypothesis.ids for hypothesis in ranked], encoded.frames.device)
         log_probs_KU = scorer.attention_log_probs(one, labels_KS.unsqueeze(0), label_lens_K.unsqueeze(0))[0]
         scores.append(log_probs_KU.double().sum(1).tolist())
     return scores
@@ -83,18 +81,20 @@ def rescored(
     """`attention_rescoring` with the scores of `attention_scores`."""
     if not scale >= 0:
         raise ValueError(f"scale must be 0 or more, but is {scale}")
-    found = []
-    for ranked, extra in zip(hypotheses, scores, strict=True):
-        totals = [
-            hypothesis._replace(score=hypothesis.score + scale * score)
-            for hypothesis, score in zip(ranked, extra, strict=True)
-        ]
-        found.append(sorted(totals, key=lambda hypothesis: -hypothesis.score))
-    return found
+    return [
+        with_scores(ranked, [hypothesis.score + scale * score for hypothesis, score in zip(ranked, extra, strict=True)])
+        for ranked, extra in zip(hypotheses, scores, strict=True)
+    ]
 
 
 def rescored_by_prior(hypotheses: Sequence[Hypothesis], prior: AnyPrior) -> list[Hypothesis]:
     """Hypotheses ranked by their own score plus that of a prior, such as language models, the end included."""
     totals = prior_scores([hypothesis.ids for hypothesis in hypotheses], prior)
-    new = [hypothesis._replace(score=hypothesis.score + total) for hypothesis, total in zip(hypotheses, totals, strict=True)]
-    return sorted(new, key=lambda hypothesis: -hypothesis.score)
+    pairs = zip(hypotheses, totals, strict=True)
+    return with_scores(hypotheses, [hypothesis.score + total for hypothesis, total in pairs])
+
+
+def padded(texts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Labels (K, S) of K texts and their lengths (K,)."""
+    labels_KS = pad_sequence([torch.tensor(text, dtype=torch.int64) for text in texts], batch_first=True)
+    return labels_KS.to(device), torch.tensor([len(text) for text in texts], device=device)

@@ -48,9 +48,7 @@ class ResumableSearch(Protocol[State, PriorT_contra]):
     def hypotheses(self, states: Sequence[State], num_best: int | None = None) -> list[list[Hypothesis]]:
         """For each state its best hypotheses, the best first, as if the utterance ended here; it can still be advanced.
 
-        Args:
-            states: the utterances.
-            num_best: largest number of hypotheses of each; None: all.
+        There are `num_best` of each at most; None: all.
         """
 
     def restart(self, state: State) -> State:
@@ -77,27 +75,18 @@ only the prior that `strategy.make_prior` gives for it."""
 
 
 def search_all(
-    search: ResumableSearch[State, PriorT], encoded: Encoded, prior: PriorT | None = None
+    search: ResumableSearch[State, PriorT], encoded: Encoded, prior: PriorT | Sequence[PriorT] | None = None
 ) -> list[list[Hypothesis]]:
-    """The hypotheses of a batch of whole utterances, the best first for each."""
-    states = [search.start(prior) for _ in range(len(encoded.lens))]
-    search.advance(states, encoded)
-    return search.hypotheses(states)
-
-
-def search_each(
-    search: ResumableSearch[State, PriorT], encoded: Encoded, priors: PriorT | Sequence[PriorT]
-) -> list[list[Hypothesis]]:
-    """The same with a prior of its own for each utterance, or one for all.
+    """The hypotheses of a batch of whole utterances, the best first for each, with a prior for all or one for each.
 
     Raises:
         ValueError: there is not one prior for each utterance.
     """
     num_utterances = len(encoded.lens)
-    own = list(priors) if isinstance(priors, Sequence) else [priors] * num_utterances
+    own: Sequence[PriorT | None] = prior if isinstance(prior, Sequence) else [prior] * num_utterances
     if len(own) != num_utterances:
         raise ValueError(f"there must be one graph for each of {num_utterances} utterances, but there are {len(own)}")
-    states = [search.start(prior) for prior in own]
+    states = [search.start(one) for one in own]
     search.advance(states, encoded)
     return search.hypotheses(states)
 

@@ -3,6 +3,7 @@
 Frames are at 25 Hz; J is the width of the joiner, V of the vocabulary, M any number of rows, K label sequences.
 """
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -12,7 +13,7 @@ from zipasr.nn.encoded import Encoded
 
 
 class Scorer(Protocol):
-    """Scores of the next label. J is the joiner width, V the vocabulary; frames are at 25 Hz."""
+    """Scores of the next label."""
 
     @property
     def blank_id(self) -> int:
@@ -63,34 +64,35 @@ class Scorer(Protocol):
         """Log-probabilities (N, K, S + 1) of each label, then of the end, in K sequences an utterance; 0 for padding."""
 
 
-def label_log_probs(logits: Tensor, *, blank_id: int, blank_penalty: float = 0.0, temperature: float = 1.0) -> Tensor:
-    """Log-probabilities (..., V), float32, of logits (..., V) minus the penalty for blank, divided by the temperature.
+@dataclass(frozen=True)
+class AdjustedScorer:
+    """The label probabilities of a model after a penalty for blank and a temperature; both methods raise ValueError if that
+    is not positive."""
 
-    Raises:
-        ValueError: the temperature is not positive.
-    """
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, but is {temperature}")
-    logits = logits.float()
-    if blank_penalty:
-        penalty_V = torch.zeros(logits.shape[-1], device=logits.device)
-        penalty_V[blank_id] = blank_penalty
-        logits = logits - penalty_V
-    return (logits if temperature == 1.0 else logits / temperature).log_softmax(-1)
+    scorer: Scorer
+    blank_penalty: float = 0.0
+    """Subtracted from the score of blank."""
+    temperature: float = 1.0
+    """Divides the scores."""
 
+    def transducer_log_probs(self, frames_MJ: Tensor, contexts_MJ: Tensor) -> Tensor:
+        """Log-probabilities (..., V), float32, of projected frames and contexts; see `Scorer.join`."""
+        return self._normalized(self.scorer.join(frames_MJ, contexts_MJ))
 
-def ctc_label_log_probs(
-    scorer: Scorer, frames_NTD: Tensor, *, blank_penalty: float = 0.0, temperature: float = 1.0
-) -> Tensor:
-    """Log-probabilities (N, T, V) of the CTC head, normalized again after the penalty for blank and the temperature.
+    def ctc_log_probs(self, frames_NTD: Tensor) -> Tensor:
+        """Log-probabilities (N, T, V) of the CTC head, normalized again."""
+        log_probs_NTV = self.scorer.ctc_log_probs(frames_NTD)
+        return self._normalized(log_probs_NTV) if self.blank_penalty or self.temperature != 1.0 else log_probs_NTV
 
-    Raises:
-        ValueError: the temperature is not positive, or there is no CTC head.
-    """
-    log_probs_NTV = scorer.ctc_log_probs(frames_NTD)
-    if not blank_penalty and temperature == 1.0:
-        return log_probs_NTV
-    return label_log_probs(log_probs_NTV, blank_id=scorer.blank_id, blank_penalty=blank_penalty, temperature=temperature)
+    def _normalized(self, scores: Tensor) -> Tensor:
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be positive, but is {self.temperature}")
+        scores = scores.float()
+        if self.blank_penalty:
+            penalty_V = torch.zeros(scores.shape[-1], device=scores.device)
+            penalty_V[self.scorer.blank_id] = self.blank_penalty
+            scores = scores - penalty_V
+        return (scores if self.temperature == 1.0 else scores / self.temperature).log_softmax(-1)
 
 
 def check_encoded(encoded: Encoded) -> list[int]:

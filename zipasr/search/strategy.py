@@ -24,11 +24,7 @@ from zipasr.search.search_config import (
     BEAM_METHODS,
     CTC_METHODS,
     GRAPH_METHODS,
-    MAX_BEAM,
-    MAX_SYMBOLS_PER_FRAME,
-    METHODS,
     TRANSDUCER_METHODS,
-    UTTERANCE_METHODS,
     Method,
     SearchConfig,
 )
@@ -36,12 +32,8 @@ from zipasr.search.search_config import (
 __all__ = [
     "CTC_METHODS",
     "GRAPH_METHODS",
-    "MAX_BEAM",
-    "MAX_SYMBOLS_PER_FRAME",
-    "METHODS",
     "NO_LANGUAGE_MODELS",
     "TRANSDUCER_METHODS",
-    "UTTERANCE_METHODS",
     "LanguageModels",
     "Method",
     "SearchConfig",
@@ -101,8 +93,9 @@ def resolve_search(
         config = _resolved_with_graph(requested, scorer, default, needs_ctc=graph.has_ctc_topology)
     elif config.method == "auto":
         needs_beam = has_hotwords or has_lm or config.num_best > 1 or config.ngram_scale > 0 or "beam" in requested
-        known = _without_ngram(default) if has_lm or language_models.own is None else default
-        config = _resolved(requested, scorer, known, needs_beam=needs_beam)
+        if default is not None and (has_lm or language_models.own is None):  # the n-gram is replaced or missing
+            default = default.reset(["ngram_scale"])
+        config = _resolved(requested, scorer, default, needs_beam=needs_beam)
     config.check_used(requested)
     method = config.method
     if method in CTC_METHODS and not scorer.has_ctc:
@@ -190,11 +183,6 @@ def _resolved(requested: dict[str, Any], scorer: Scorer, default: SearchConfig |
     return _with(kept, requested, method)
 
 
-def _without_ngram(default: SearchConfig | None) -> SearchConfig | None:
-    """A default search without the n-gram of the training texts: another language model replaces it, or it is missing."""
-    return None if default is None else default.reset(["ngram_scale"])
-
-
 def _with(kept: dict[str, Any], requested: dict[str, Any], method: Method) -> SearchConfig:
     """A search with settings of a default one and requested ones, with a beam that is wide enough for its n-best list."""
     beam = max(kept.get("beam", 1), requested.get("num_best", 1))
@@ -227,8 +215,8 @@ def make_search(
     penalty, temperature, max_symbols = config.blank_penalty, config.temperature, config.max_symbols_per_frame
     search: CtcGreedySearch | GreedySearch | BeamSearch | CtcPrefixSearch | GraphSearch
     if config.method in GRAPH_METHODS:
-        return cast(AnySearch, _graph_search(scorer, config, unk_id, language_models))
-    if config.method == "ctc_greedy":
+        search = _graph_search(scorer, config, unk_id, language_models)
+    elif config.method == "ctc_greedy":
         search = CtcGreedySearch(scorer, blank_penalty=penalty, temperature=temperature)
     elif config.method == "greedy":
         search = GreedySearch(

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from zipasr.encoder.rates import FRAME_S_25HZ
 from zipasr.nn.encoded import Encoded
-from zipasr.search.beam import BeamSearch, BeamState
+from zipasr.search.beam import BeamState
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.joint import JointScorer
-from zipasr.search.prefix import CtcPrefixSearch, CtcPrefixState
+from zipasr.search.prefix import CtcPrefixState
 from zipasr.search.prior import AnyPrior
 from zipasr.search.rescoring import attention_rescoring
 from zipasr.search.resumable import AnySearch, SearchState, check_states
@@ -103,30 +103,27 @@ class TwoPassSearch(ABC):
     def choose(
         self, encoded: Encoded, by_each: Sequence[list[Hypothesis]], state: TwoPassState, *, is_best_enough: bool
     ) -> list[Hypothesis]:
-        """The second pass over an utterance.
+        """The hypotheses of an utterance after the second pass, the best first.
 
         Args:
             encoded: its frames (1, T, D), at least one.
             by_each: its hypotheses by each search of the first pass, the best first.
             state: its state.
             is_best_enough: whether only the best hypothesis matters.
-        Returns:
-            Its hypotheses, the best first.
         """
 
 
 class JointStreamSearch(TwoPassSearch):
     """`joint` in streams: both heads choose among the hypotheses of both beams; see `search.joint`."""
 
-    def __init__(self, by_transducer: BeamSearch, by_ctc: CtcPrefixSearch, joint: JointScorer, *, ctc_scale: float) -> None:
+    def __init__(self, *first_pass: AnySearch, joint: JointScorer, ctc_scale: float) -> None:
         """Configure it with the beam searches of both heads, what scores their hypotheses, and the weight of CTC."""
-        super().__init__(cast(AnySearch, by_transducer), cast(AnySearch, by_ctc))
+        super().__init__(*first_pass)
         self.joint, self.ctc_scale = joint, ctc_scale
 
     def choose(
         self, encoded: Encoded, by_each: Sequence[list[Hypothesis]], state: TwoPassState, *, is_best_enough: bool
     ) -> list[Hypothesis]:
-        """See `TwoPassSearch.choose`."""
         by_transducer, by_ctc = by_each
         (scores,) = self.joint.score(
             encoded,
@@ -143,15 +140,14 @@ class JointStreamSearch(TwoPassSearch):
 class RescoringStreamSearch(TwoPassSearch):
     """`attention_rescoring` in streams: the attention decoder chooses among the hypotheses of CTC; see `rescoring`."""
 
-    def __init__(self, by_ctc: CtcPrefixSearch, scorer: Scorer, *, attention_scale: float) -> None:
+    def __init__(self, *first_pass: AnySearch, scorer: Scorer, attention_scale: float) -> None:
         """Configure it with the beam search of CTC, the model and the weight of its attention decoder."""
-        super().__init__(cast(AnySearch, by_ctc))
+        super().__init__(*first_pass)
         self.scorer, self.attention_scale = scorer, attention_scale
 
     def choose(
         self, encoded: Encoded, by_each: Sequence[list[Hypothesis]], state: TwoPassState, *, is_best_enough: bool
     ) -> list[Hypothesis]:
-        """See `TwoPassSearch.choose`."""
         (ranked,) = attention_rescoring(self.scorer, encoded, by_each, scale=self.attention_scale)
         return ranked
 
@@ -189,14 +185,11 @@ def make_stream_search(
 
     search: TwoPassSearch
     if config.method == "joint":
-        beam, ctc_beam = map(made, first_passes(config))
         joint = joint_scorer(scorer, config, unk_id=unk_id)
-        search = JointStreamSearch(
-            cast(BeamSearch, beam), cast(CtcPrefixSearch, ctc_beam), joint, ctc_scale=config.ctc_scale
-        )
+        search = JointStreamSearch(*map(made, first_passes(config)), joint=joint, ctc_scale=config.ctc_scale)
     elif config.method == "attention_rescoring":
-        (ctc_beam,) = map(made, first_passes(config))
-        search = RescoringStreamSearch(cast(CtcPrefixSearch, ctc_beam), scorer, attention_scale=config.attention_scale)
+        ctc_beam = map(made, first_passes(config))
+        search = RescoringStreamSearch(*ctc_beam, scorer=scorer, attention_scale=config.attention_scale)
     else:
         return made(config)
     return cast(AnySearch, search)  # narrower than the interface: it takes only its own states

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN, TokenGraph
+from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN, TokenGraph, arcs_of, concatenated
 
 _MAX_JOINED = 8
 """Sets of graphs that are kept joined, for the batches that follow."""
@@ -27,11 +27,7 @@ class Arcs(NamedTuple):
 
     def leaving(self, states: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """All arcs that leave some states: (E,) place of the state in `states`, and (E,) index of the arc."""
-        first = self.first[states]
-        counts = self.first[states + 1] - first
-        places = np.repeat(np.arange(len(states)), counts)
-        arcs = np.arange(len(places)) + np.repeat(first - (np.cumsum(counts) - counts), counts)
-        return places, arcs
+        return arcs_of(self.first, states)
 
 
 class PreparedGraph(NamedTuple):
@@ -122,15 +118,13 @@ def _joined(graphs: tuple[TokenGraph, ...]) -> JoinedGraphs:
 
 def _side_by_side(parts: Sequence[Arcs], starts: Sequence[int]) -> Arcs:
     num_arcs = np.cumsum([0, *(len(part.tokens) for part in parts)])
-    first = [part.first[:-1] + offset for part, offset in zip(parts, num_arcs, strict=False)]
-    targets = [part.targets + start for part, start in zip(parts, starts, strict=False)]
-    return Arcs(
-        np.concatenate([*first, num_arcs[-1:]]),
-        np.concatenate([part.tokens for part in parts]),
-        np.concatenate([part.symbols for part in parts]),
-        np.concatenate([part.scores for part in parts]),
-        np.concatenate(targets),
+    moved = concatenated(
+        [
+            part._replace(first=part.first[:-1] + offset, targets=part.targets + start)
+            for part, offset, start in zip(parts, num_arcs, starts, strict=False)
+        ]
     )
+    return moved._replace(first=np.append(moved.first, num_arcs[-1]))
 
 
 def check_graph(graph: TokenGraph, *, blank_id: int) -> None:

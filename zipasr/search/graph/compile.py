@@ -14,7 +14,7 @@ from zipasr.search.graph.ctc_topology import add_ctc_topology
 from zipasr.search.graph.lexicon import Lexicon, require_spellings
 from zipasr.search.graph.spelled_arcs import WordArcs, compile_arcs
 from zipasr.search.graph.token_graph import NO_SYMBOL, TokenGraph
-from zipasr.search.graph.word_graph import WordGraph
+from zipasr.search.graph.word_graph import WordGraph, reached
 from zipasr.tokenizer import WORD_START, Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -162,19 +162,9 @@ def _refuse_empty_loops(graph: WordGraph) -> None:
     for arc in empty:
         after.setdefault(arc.source, []).append(arc.target)
     for arc in empty:
-        if (arc.tag is not None or arc.score > 0) and arc.source in _reached(after, arc.target):
+        if (arc.tag is not None or arc.score > 0) and arc.source in reached(after, arc.target):
             what = f"puts out {arc.tag}" if arc.tag is not None else f"gains {arc.score:g} nats"
             raise ConfigError(
                 f"every repeat of a graph must take a word, but one that can be passed without any {what}; make a "
                 "word in it obligatory, or move what it puts out beside one"
             )
-
-
-def _reached(after: dict[int, list[int]], state: int) -> set[int]:
-    """The states that can be reached from a state, itself included."""
-    seen, todo = {state}, [state]
-    while todo:
-        found = set(after.get(todo.pop(), [])) - seen
-        seen |= found
-        todo += found
-    return seen

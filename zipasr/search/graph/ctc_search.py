@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from zipasr.nn.encoded import Encoded
 from zipasr.search.graph.arcs import check_tokens
 from zipasr.search.graph.graph_search import DEFAULT_BEAM_NATS, DEFAULT_LIMITS, DEFAULT_MAX_STATES, GraphSearch
-from zipasr.search.graph.passing import Continuations, GraphBatch, GraphState, Limits, Paths, joined, staying
-from zipasr.search.graph.token_graph import NO_TOKEN, TokenGraph
+from zipasr.search.graph.passing import Continuations, GraphBatch, GraphState, Limits, Paths, along_arcs, staying
+from zipasr.search.graph.token_graph import NO_TOKEN, TokenGraph, concatenated, take
 from zipasr.search.greedy import CtcGreedySearch
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.prior import AnyPrior
-from zipasr.search.resumable import search_each
-from zipasr.search.scorer import Scorer, ctc_label_log_probs
+from zipasr.search.resumable import search_all
+from zipasr.search.scorer import AdjustedScorer, Scorer
 
 _NO_LABEL = 0
 """Side of paths whose last frame was a blank; that of label v is v + 1."""
@@ -45,28 +45,24 @@ class CtcGraphSearch(GraphSearch):
             prior: language models, already weighted, whose score of a hypothesis is added to its own before the hypotheses
                 are ranked; it chooses among those of the best `limits.num_kept` paths.
         """
-        self.blank_penalty, self.temperature = blank_penalty, temperature
+        self._adjusted = AdjustedScorer(scorer, blank_penalty, temperature)
         free = CtcGreedySearch(scorer, blank_penalty=blank_penalty, temperature=temperature)
         super().__init__(scorer, free, limits, prior)
 
     def first_state(self, graph: TokenGraph) -> GraphState:
         return GraphState(graph, _NO_LABEL)
 
-    def _next_state(self, state: GraphState) -> GraphState:
-        paths = state.paths
-        best = int(paths.sides[paths.scores.argmax()]) if len(paths.sides) else _NO_LABEL
-        return GraphState(state.graph, best)
+    def _next_state(self, state: GraphState, side: int | None) -> GraphState:
+        return GraphState(state.graph, _NO_LABEL if side is None else side)
 
     def pass_on(self, batch: GraphBatch, states: Sequence[GraphState], encoded: Encoded, lens: Sequence[int]) -> None:
-        log_probs_NTV = ctc_label_log_probs(
-            self.scorer, encoded.frames, blank_penalty=self.blank_penalty, temperature=self.temperature
-        ).cpu()
+        log_probs_NTV = self._adjusted.ctc_log_probs(encoded.frames).cpu()
         check_tokens(batch.graph, log_probs_NTV.shape[-1])
         scores_NTV = log_probs_NTV.double().numpy()
         for frame in batch.running(lens):
             found = self._continuations(batch, scores_NTV[:, frame])
             good = batch.within_beam(batch.paths.utterances[found.sources], found.scores)
-            paths = batch.follow(batch.paths, found.take(good), frame)
+            paths = batch.follow(batch.paths, take(found, good), frame)
             batch.paths = batch.capped(batch.close(paths, frame))
         batch.store(lens)
 
@@ -79,11 +75,11 @@ class CtcGraphSearch(GraphSearch):
         at_label = np.flatnonzero(is_implicit & (paths.sides != _NO_LABEL))
         sides = paths.sides[at_label]
         repeats = staying(at_label, paths, sides, scores_NV[paths.utterances[at_label], sides - 1])
-        return joined([blanks, repeats, self._by_arcs(batch, paths, scores_NV)])
+        return concatenated([blanks, repeats, self._by_arcs(batch, paths, scores_NV)])
 
     def _by_arcs(self, batch: GraphBatch, paths: Paths, scores_NV: NDArray[np.float64]) -> Continuations:
-        sources, arcs = batch.arcs(paths)
         table = batch.graph.emitting
+        sources, arcs = table.leaving(paths.states)
         tokens = table.tokens[arcs].astype(np.int64)
         is_repeat = paths.sides[sources] == tokens + 1
         # Without a blank between, the same label is that of the path again, not a new one.
@@ -91,16 +87,9 @@ class CtcGraphSearch(GraphSearch):
         sources, arcs, tokens, is_repeat = sources[is_free], arcs[is_free], tokens[is_free], is_repeat[is_free]
         log_probs = scores_NV[paths.utterances[sources], tokens]
         is_blank = tokens == self.scorer.blank_id
-        return Continuations(
-            sources,
-            table.targets[arcs],
-            np.where(is_blank, _NO_LABEL, tokens + 1),
-            paths.scores[sources] + log_probs + table.scores[arcs],
-            table.scores[arcs],
-            np.where(is_blank | is_repeat, NO_TOKEN, tokens),
-            log_probs,
-            table.symbols[arcs].astype(np.int64),
-        )
+        sides = np.where(is_blank, _NO_LABEL, tokens + 1)
+        labels = np.where(is_blank | is_repeat, NO_TOKEN, tokens)
+        return along_arcs(paths, table, sources, arcs, sides=sides, labels=labels, log_probs=log_probs)
 
 
 def ctc_graph_search(
@@ -139,4 +128,4 @@ def ctc_graph_search(
     """
     limits = Limits(beam_nats, max_states, num_best)
     search = CtcGraphSearch(scorer, limits, blank_penalty=blank_penalty, temperature=temperature)
-    return search_each(search, encoded, graphs)
+    return search_all(search, encoded, graphs)

@@ -28,7 +28,7 @@ EPSILON = "<eps>"
 """The symbol of no output in words.txt."""
 
 _FORMAT = 1
-_FIELDS = ("format", "name", "vocabulary", "made_of", "settings", "files")
+_FIELDS = {"format": object, "name": str, "vocabulary": str, "made_of": dict, "settings": dict, "files": dict}
 
 
 class LoadedGraph(NamedTuple):
@@ -75,15 +75,16 @@ def save_graph(
     for symbol in graph.symbols[1:]:
         if symbol.strip() != symbol or not symbol or len(symbol.splitlines()) > 1:
             raise ConfigError(f"an output must be text in one line without spaces around, but is {symbol!r}; change it")
-    is_ready = graph.has_ctc_topology or not has_hlg
-    hlg = graph if is_ready else add_ctc_topology(graph, tokenizer.blank_id)
+    hlg = None
+    if has_hlg:
+        hlg = graph if graph.has_ctc_topology else add_ctc_topology(graph, tokenizer.blank_id)
     lines = (f"{symbol or EPSILON} {i}\n" for i, symbol in enumerate(graph.symbols))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ABOUT_FILE).unlink(missing_ok=True)  # written last: a folder without it is incomplete
         (folder / HLG_FILE).unlink(missing_ok=True)
         write_graph(graph, folder / GRAPH_FILE)
-        if has_hlg:
+        if hlg is not None:
             write_graph(hlg, folder / HLG_FILE)
         (folder / WORDS_FILE).write_text("".join(lines), encoding="utf-8", newline="\n")
         about = {
@@ -99,7 +100,7 @@ def save_graph(
         raise DataError(
             f"{folder} must be writable, but is not: {error.strerror}; check permissions and free space"
         ) from error
-    return hlg if has_hlg else None
+    return hlg
 
 
 def load_graph(folder: str | os.PathLike[str], tokenizer: Tokenizer) -> LoadedGraph:
@@ -199,9 +200,8 @@ def _read_about(folder: Path) -> dict[str, Any]:
         ) from error
     except ValueError as error:
         raise DataError(f"{path} must describe a graph, but is damaged: {error}; {cure}") from error
-    is_whole = isinstance(about, dict) and all(name in about for name in _FIELDS)
-    kinds = {"name": str, "vocabulary": str, "made_of": dict, "settings": dict, "files": dict}
-    if not is_whole or not all(isinstance(about[name], kind) for name, kind in kinds.items()):
+    kinds = _FIELDS.items()
+    if not (isinstance(about, dict) and all(name in about and isinstance(about[name], kind) for name, kind in kinds)):
         raise DataError(f"{path} must have the fields {', '.join(_FIELDS)}, but is damaged or something else; {cure}")
     if about["format"] != _FORMAT:
         raise DataError(f"{path} must have format {_FORMAT}, but has {about['format']!r}; update zipasr, or {cure}")

@@ -36,13 +36,9 @@ class GraphSearch(ABC):
     def __init__(
         self, scorer: Scorer, free_search: ResumableSearch[Any, Any], limits: Limits, prior: AnyPrior | None
     ) -> None:
-        """Configure the search.
+        """Configure the search; `free_search` is that of the same head without a graph, with the same settings.
 
-        Args:
-            scorer: the model.
-            free_search: the search of the same head without a graph, with the same settings.
-            limits: which paths to keep.
-            prior: see `CtcGraphSearch`.
+        The other arguments are those of `CtcGraphSearch`.
         """
         if not limits.beam_nats > 0:
             raise ValueError(f"beam_nats must be positive, but is {limits.beam_nats}")
@@ -120,24 +116,31 @@ class GraphSearch(ABC):
             if int(paths.hashes[i]) in seen:
                 continue
             seen.add(int(paths.hashes[i]))
-            ids, frames, log_probs, outputs = state.history.spell(int(paths.records[i]))
+            said = state.history.spell(int(paths.records[i]))
             lost = free.score - float(paths.scores[i] - paths.graph_scores[i])
-            shortfall = lost / max(len(ids), len(free.ids), 1)
-            score, is_complete = float(totals[i]), bool(is_final[i])
-            found.append(Hypothesis(ids, frames, log_probs, score, outputs, shortfall, is_complete, has_words))
+            found.append(
+                said._replace(
+                    score=float(totals[i]),
+                    shortfall=lost / max(len(said.ids), len(free.ids), 1),
+                    is_complete=bool(is_final[i]),
+                    has_words=has_words,
+                )
+            )
         return found or [Hypothesis(score=-math.inf, shortfall=math.inf, is_complete=False)]
 
     def restart(self, state: GraphState) -> GraphState:
         """State of the next utterance, at the start of the same graph; see `ResumableSearch`."""
-        return self._begun(self._next_state(state), self.free_search.restart(state.free))
+        paths = state.paths
+        side = int(paths.sides[paths.scores.argmax()]) if len(paths.sides) else None
+        return self._begun(self._next_state(state, side), self.free_search.restart(state.free))
 
     @abstractmethod
     def first_state(self, graph: TokenGraph) -> GraphState:
         """State before the first frame, with the one path at the start of the graph."""
 
     @abstractmethod
-    def _next_state(self, state: GraphState) -> GraphState:
-        """The same for the utterance after another one."""
+    def _next_state(self, state: GraphState, side: int | None) -> GraphState:
+        """The same for the utterance after another one, with the side of its best path; None: it has no path."""
 
     @abstractmethod
     def pass_on(self, batch: GraphBatch, states: Sequence[GraphState], encoded: Encoded, lens: Sequence[int]) -> None:

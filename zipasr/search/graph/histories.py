@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN
-from zipasr.search.hypothesis import Output
+from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN, concatenated, take
+from zipasr.search.hypothesis import Hypothesis, Output
 
 NO_RECORD = -1
 """Parent of the first record of a path."""
@@ -23,21 +23,8 @@ class RecordArrays(NamedTuple):
     log_probs: NDArray[np.float64]
     symbols: NDArray[np.int64]
 
-    def take(self, index: NDArray[np.int64]) -> "RecordArrays":
-        """Some of the records."""
-        return RecordArrays._make(column[index] for column in self)
-
 
 NO_RECORDS = RecordArrays._make(np.zeros(0, kind) for kind in (np.int64, np.int64, np.int64, np.float64, np.int64))
-
-
-class Spelled(NamedTuple):
-    """All that a path has put out."""
-
-    ids: tuple[int, ...]
-    frames: tuple[int, ...]
-    log_probs: tuple[float, ...]
-    outputs: tuple[Output, ...]
 
 
 class History:
@@ -74,12 +61,13 @@ class History:
         kept = np.flatnonzero(is_needed)
         places = np.full(len(records.parents) + 1, NO_RECORD)  # the last one is that of NO_RECORD
         places[kept] = np.arange(len(kept))
-        records = records.take(kept)
+        records = take(records, kept)
         records = records._replace(parents=places[records.parents])
         live = places[live]
         num_shared = self._num_shared(records.parents, live)
-        self._move_to_trunk(records, num_shared)
-        records = records.take(np.arange(num_shared, len(kept)))
+        for i in range(num_shared):
+            self._add(records, i)
+        records = take(records, np.arange(num_shared, len(kept)))
         self.records = records._replace(parents=np.maximum(records.parents - num_shared, NO_RECORD))
         return np.maximum(live - num_shared, NO_RECORD)
 
@@ -94,11 +82,8 @@ class History:
         ends = np.concatenate([parents[length:], live]) + 1
         return min(length, int(ends.min()))
 
-    def _move_to_trunk(self, records: RecordArrays, num: int) -> None:
-        for i in range(num):
-            self._add(records, i)
-
     def _add(self, records: RecordArrays, i: int) -> None:
+        """Add a record to the trunk."""
         if records.symbols[i] != NO_SYMBOL:
             self._outputs.append(Output(self._symbols[records.symbols[i]], len(self._ids)))
         if records.tokens[i] != NO_TOKEN:
@@ -106,8 +91,8 @@ class History:
             self._frames.append(int(records.frames[i]))
             self._log_probs.append(float(records.log_probs[i]))
 
-    def spell(self, last: int) -> Spelled:
-        """All that a path has put out up to its last record."""
+    def spell(self, last: int) -> Hypothesis:
+        """All that a path has put out up to its last record, as a hypothesis without a score."""
         chain = []
         while last != NO_RECORD:
             chain.append(last)
@@ -117,7 +102,8 @@ class History:
         branch._log_probs, branch._outputs = list(self._log_probs), list(self._outputs)
         for i in reversed(chain):
             branch._add(self.records, i)
-        return Spelled(tuple(branch._ids), tuple(branch._frames), tuple(branch._log_probs), tuple(branch._outputs))
+        ids, frames, log_probs = tuple(branch._ids), tuple(branch._frames), tuple(branch._log_probs)
+        return Hypothesis(ids, frames, log_probs, outputs=tuple(branch._outputs))
 
 
 class Records:
@@ -133,26 +119,21 @@ class Records:
             parents = history.records.parents
             self.first.append(self._num)
             moved = history.records._replace(parents=np.where(parents >= 0, parents + self._num, NO_RECORD))
-            self._append(np.full(len(parents), n), moved)
-
-    def _append(self, utterances: NDArray[np.int64], records: RecordArrays) -> None:
-        self._parts.append((utterances, records))
-        self._num += len(utterances)
+            self.add(np.full(len(parents), n), moved)
 
     def add(self, utterances: NDArray[np.int64], records: RecordArrays) -> NDArray[np.int64]:
         """Add records; return the place of each."""
-        first = self._num
-        self._append(utterances, records)
-        return np.arange(first, self._num)
+        self._parts.append((utterances, records))
+        self._num += len(utterances)
+        return np.arange(self._num - len(utterances), self._num)
 
     def divided(self, num_utterances: int) -> tuple[list[RecordArrays], NDArray[np.int64]]:
         """The records of each utterance, with parents among them, and for each record of the batch its place there."""
         utterances = np.concatenate([part for part, _ in self._parts])
-        columns = zip(*(records for _, records in self._parts), strict=True)
-        records = RecordArrays._make(map(np.concatenate, columns))
+        records = concatenated([records for _, records in self._parts])
         order = np.argsort(utterances, kind="stable")
         bounds = np.searchsorted(utterances[order], np.arange(num_utterances + 1))
         places = np.full(self._num + 1, NO_RECORD)
         places[order] = np.arange(self._num) - bounds[utterances[order]]
         records = records._replace(parents=places[records.parents])
-        return [records.take(order[bounds[n] : bounds[n + 1]]) for n in range(num_utterances)], places
+        return [take(records, order[bounds[n] : bounds[n + 1]]) for n in range(num_utterances)], places

@@ -20,7 +20,7 @@ from zipasr.nn.encoded import Encoded
 from zipasr.search.graph.arcs import check_graph
 from zipasr.search.graph.graph_search import GraphSearch
 from zipasr.search.graph.passing import NO_TRANSITIONS, GraphBatch, Transitions
-from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN, TokenGraph
+from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN, TokenGraph, concatenated, take
 from zipasr.search.hypothesis import Hypothesis, Output
 from zipasr.search.prior import AnyPrior, WeightedPriors
 from zipasr.search.resumable import check_states
@@ -44,10 +44,6 @@ class LatticeArcs(NamedTuple):
     """Log-probability by the model."""
     graph_scores: NDArray[np.float64]
     """Score by the graph."""
-
-    def take(self, index: NDArray[np.int64] | NDArray[np.bool_]) -> "LatticeArcs":
-        """Some of the arcs."""
-        return LatticeArcs._make(column[index] for column in self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,10 +203,10 @@ def graph_lattices(
     batch.transitions = []
     batch.paths = batch.close(batch.paths, -1)
     search.pass_on(batch, states, encoded, lens)
-    steps = Transitions._make(map(np.concatenate, zip(NO_TRANSITIONS, *batch.transitions, strict=True)))
+    steps = concatenated([NO_TRANSITIONS, *batch.transitions])
     made = []
     for n, (graph, length) in enumerate(zip(own, lens, strict=True)):
-        chosen = steps.take(steps.utterances == n)
+        chosen = take(steps, steps.utterances == n)
         first_state = batch.first_states[n]
         made.append(_pruned(chosen, graph, int(first_state), length, lattice_beam_nats))
     return made
@@ -219,31 +215,22 @@ def graph_lattices(
 def _pruned(steps: Transitions, graph: TokenGraph, first_state: int, length: int, beam_nats: float) -> Lattice:
     """The lattice of the steps of one utterance whose best path comes near enough."""
     start = np.array([[0, first_state + graph.start, _first_side(steps)]])
-    ends = np.stack([steps.source_layers, steps.source_states, steps.source_sides], 1)
-    targets = np.stack([steps.target_layers, steps.target_states, steps.target_sides], 1)
-    nodes, places = np.unique(np.concatenate([start, ends, targets]), axis=0, return_inverse=True)
-    places = places.reshape(-1)
+    nodes, places = np.unique(np.concatenate([start, steps.sources, steps.targets]), axis=0, return_inverse=True)
     num = len(steps.utterances)
-    scores = steps.log_probs + steps.graph_scores
-    order = _in_order(places[1 : num + 1], places[num + 1 :], len(nodes))
-    arcs = LatticeArcs(
-        places[1 : num + 1],
-        places[num + 1 :],
-        steps.target_layers - 1,
-        steps.labels,
-        steps.symbols,
-        steps.log_probs,
-        steps.graph_scores,
-    )
+    at_start, sources, targets = np.split(places.reshape(-1), [1, 1 + num])
+    order = _in_order(sources, targets, len(nodes))
     ranks = np.empty(len(nodes), np.int64)
     ranks[order] = np.arange(len(nodes))
-    arcs = arcs._replace(sources=ranks[arcs.sources], targets=ranks[arcs.targets])
-    by_target = np.argsort(arcs.targets, kind="stable")
-    arcs, scores = arcs.take(by_target), scores[by_target]
+    frames = steps.targets[:, 0] - 1
+    arcs = LatticeArcs(
+        ranks[sources], ranks[targets], frames, steps.labels, steps.symbols, steps.log_probs, steps.graph_scores
+    )
+    arcs = take(arcs, np.argsort(arcs.targets, kind="stable"))
+    scores = arcs.log_probs + arcs.graph_scores
     finals = np.full(len(nodes), -math.inf)
     is_last = nodes[order][:, 0] == length
     finals[is_last] = graph.final_scores[nodes[order][is_last, 1] - first_state]
-    first = int(ranks[places[0]])
+    first = int(ranks[at_start[0]])
     forward, backward = np.full(len(nodes), -math.inf), finals.copy()
     forward[first] = 0.0
     for i in range(num):
@@ -254,9 +241,9 @@ def _pruned(steps: Transitions, graph: TokenGraph, first_state: int, length: int
         backward[source] = max(backward[source], backward[target] + scores[i])
     best = backward[first]
     if best == -math.inf:
-        return Lattice(arcs.take(np.zeros(0, np.int64)), {}, graph.symbols, 1)
+        return Lattice(take(arcs, np.zeros(0, np.int64)), {}, graph.symbols, 1)
     is_near = forward[arcs.sources] + scores + backward[arcs.targets] >= best - beam_nats - 1e-9
-    arcs = arcs.take(is_near)
+    arcs = take(arcs, is_near)
     kept = np.unique(np.concatenate([[first], arcs.sources, arcs.targets]))
     arcs = arcs._replace(sources=np.searchsorted(kept, arcs.sources), targets=np.searchsorted(kept, arcs.targets))
     near_finals = {
@@ -269,8 +256,8 @@ def _pruned(steps: Transitions, graph: TokenGraph, first_state: int, length: int
 
 def _first_side(steps: Transitions) -> int:
     """The side of the start, which all first steps leave."""
-    at_start = steps.source_sides[steps.source_layers == 0]
-    return int(at_start[0]) if len(at_start) else 0
+    at_start = steps.sources[steps.sources[:, 0] == 0]
+    return int(at_start[0, 2]) if len(at_start) else 0
 
 
 def _in_order(sources: NDArray[np.int64], targets: NDArray[np.int64], num_nodes: int) -> NDArray[np.int64]:

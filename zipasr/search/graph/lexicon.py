@@ -37,17 +37,15 @@ class Lexicon:
         self._has_character: dict[str, bool] = {}
         self._spelled: dict[tuple[str, int], tuple[Spelling, ...]] = {}
         letters = _typical_letters(tokenizer) if tokenizer.can_encode else {}
-        self._letters = ["", *dict.fromkeys(letters.values())]
+        self._letters = [""]
         """What stands for the word before in each context."""
         # The context after a word, by whether the word ends in a script without spaces; words that are spelled as at the
         # start after it need no context of their own.
         self._context_after = {False: START, True: START}
         for is_last_unspaced, letter in letters.items():
             if any(self._after(letter, other) != tuple(tokenizer.encode(other)) for other in letters.values()):
-                self._context_after[is_last_unspaced] = self._letters.index(letter)
-        used = sorted({START, *self._context_after.values()})
-        self._letters = [self._letters[i] for i in used]
-        self._context_after = {key: used.index(context) for key, context in self._context_after.items()}
+                self._context_after[is_last_unspaced] = len(self._letters)
+                self._letters.append(letter)
 
     @property
     def num_contexts(self) -> int:

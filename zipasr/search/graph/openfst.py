@@ -6,6 +6,7 @@ parsed here, since OpenFst may end the process on a damaged file.
 """
 
 import os
+import struct
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from zipasr.errors import DataError
 from zipasr.lfs import refuse_pointer
+from zipasr.lines import replacing
 from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN, TokenGraph, empty_cycle
 
 _MAGIC, _TABLE_MAGIC = 2125659606, 2125658996
@@ -52,19 +54,8 @@ class Fst(NamedTuple):
 def to_bytes(fst: Fst) -> bytes:
     """Return the content of a file of type "vector"."""
     num_states, num_arcs = len(fst.first_arc) - 1, len(fst.inputs)
-    header = _Writer()
-    header.number(_MAGIC, 4)
-    header.text(b"vector")
-    header.text(b"standard")
-    for value, size in (
-        (_VECTOR_VERSION, 4),
-        (0, 4),
-        (_KNOWN_PROPERTIES, 8),
-        (fst.start, 8),
-        (num_states, 8),
-        (num_arcs, 8),
-    ):
-        header.number(value, size)
+    kinds = _MAGIC, 6, b"vector", 8, b"standard", _VECTOR_VERSION, 0  # texts after their lengths; 0: no tables
+    header = struct.pack("<ii6si8sii4q", *kinds, _KNOWN_PROPERTIES, fst.start, num_states, num_arcs)
     # In words of four bytes: of each state the final cost, the number of arcs in two words, and four words for each arc.
     words = np.zeros(3 * num_states + 4 * num_arcs, "<u4")
     states = np.arange(num_states)
@@ -75,7 +66,7 @@ def to_bytes(fst: Fst) -> bytes:
     places = 3 * (1 + np.repeat(states, counts)) + 4 * np.arange(num_arcs)
     for i, column in enumerate((fst.inputs, fst.outputs, fst.costs, fst.targets)):
         words[places + i] = column.astype("<f4" if i == 2 else "<i4").view("<u4")
-    return bytes(header.content) + words.tobytes()
+    return header + words.tobytes()
 
 
 def from_bytes(content: bytes, shown: str | os.PathLike[str]) -> Fst:
@@ -100,16 +91,13 @@ def write_graph(graph: TokenGraph, path: str | os.PathLike[str]) -> None:
         DataError: the file cannot be written.
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(to_bytes(from_graph(graph)))
-        temporary.replace(target)
+        with replacing(target, follows_links=False) as temporary:
+            temporary.write_bytes(to_bytes(from_graph(graph)))
     except OSError as error:
         raise DataError(
             f"{target} must be writable, but is not: {error.strerror}; check permissions and free space"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_graph(
@@ -136,10 +124,10 @@ def read_graph(
     if symbols is None:
         symbols = _own_symbols(fst)
     graph = to_graph(fst, symbols=symbols, num_tokens=num_tokens, blank_id=blank_id, shown=path)
-    if empty_cycle(graph) is not None:
+    if (state := empty_cycle(graph)) is not None:
         raise DataError(
-            f"{os.fspath(path)} must have a token in every loop, but state {empty_cycle(graph)} is in one of arcs without "
-            "tokens; remove them (fstrmepsilon) and write it anew"
+            f"{os.fspath(path)} must have a token in every loop, but state {state} is in one of arcs without tokens; remove "
+            "them (fstrmepsilon) and write it anew"
         )
     return graph
 
@@ -192,20 +180,6 @@ def _own_symbols(fst: Fst) -> tuple[str, ...]:
     table = fst.output_table or {}
     highest = int(fst.outputs.max()) if fst.outputs.size else 0
     return ("", *(table.get(i, str(i)) for i in range(NO_SYMBOL + 1, highest + 1)))
-
-
-class _Writer:
-    """Writes numbers and texts as OpenFst does."""
-
-    def __init__(self) -> None:
-        self.content = bytearray()
-
-    def number(self, value: int, size: int) -> None:
-        self.content += value.to_bytes(size, "little", signed=True)
-
-    def text(self, value: bytes) -> None:
-        self.number(len(value), 4)
-        self.content += value
 
 
 class _Reader:

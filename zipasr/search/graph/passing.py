@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zipasr.errors import ConfigError
-from zipasr.search.graph.arcs import JoinedGraphs, PreparedGraph, join_graphs, prepare
+from zipasr.search.graph.arcs import Arcs, join_graphs, prepare
 from zipasr.search.graph.histories import NO_RECORD, History, RecordArrays, Records
-from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN, TokenGraph
+from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN, TokenGraph, concatenated, places_within, starts_run, take
 
 _FACTOR, _SHIFT = np.uint64(0x9E3779B97F4A7C15), np.uint64(29)
 """Of the hash of output sequences; the factor is that of Fibonacci hashing (Knuth, TAOCP 3, section 6.4)."""
@@ -47,15 +47,6 @@ class Paths(NamedTuple):
     hashes: NDArray[np.uint64]
     """Hash of what it has put out."""
 
-    def take(self, index: NDArray[np.int64] | NDArray[np.bool_]) -> "Paths":
-        """Some of the paths."""
-        return Paths._make(column[index] for column in self)
-
-
-def concatenated(parts: Sequence[Paths]) -> Paths:
-    """Paths one after the other."""
-    return Paths._make(map(np.concatenate, zip(*parts, strict=True)))
-
 
 class Continuations(NamedTuple):
     """Continuations of paths by an arc, or where they are."""
@@ -75,33 +66,23 @@ class Continuations(NamedTuple):
     symbols: NDArray[np.int64]
     """(E,) what it puts out, or `NO_SYMBOL`."""
 
-    def take(self, index: NDArray[np.int64] | NDArray[np.bool_]) -> "Continuations":
-        """Some of the continuations."""
-        return Continuations._make(column[index] for column in self)
-
 
 class Transitions(NamedTuple):
     """Steps of the paths of a batch, from a state and a side in one layer to those in the same or the next one."""
 
     utterances: NDArray[np.int64]
-    source_layers: NDArray[np.int64]
-    source_states: NDArray[np.int64]
-    source_sides: NDArray[np.int64]
-    target_layers: NDArray[np.int64]
-    target_states: NDArray[np.int64]
-    target_sides: NDArray[np.int64]
+    sources: NDArray[np.int64]
+    """(E, 3) layer, state and side that each leaves."""
+    targets: NDArray[np.int64]
+    """(E, 3) the same that each enters."""
     labels: NDArray[np.int64]
     symbols: NDArray[np.int64]
     log_probs: NDArray[np.float64]
     graph_scores: NDArray[np.float64]
 
-    def take(self, index: NDArray[np.bool_]) -> "Transitions":
-        """Some of the steps."""
-        return Transitions._make(column[index] for column in self)
 
-
-_KINDS = (*(np.int64,) * 9, *(np.float64,) * 2)
-NO_TRANSITIONS = Transitions._make(np.zeros(0, kind) for kind in _KINDS)
+_NONE, _NO_NODES = np.zeros(0, np.int64), np.zeros((0, 3), np.int64)
+NO_TRANSITIONS = Transitions(_NONE, _NO_NODES, _NO_NODES, _NONE, _NONE, np.zeros(0), np.zeros(0))
 """No steps at all."""
 
 
@@ -116,22 +97,27 @@ def staying(
     )
 
 
-def joined(parts: Sequence[Continuations]) -> Continuations:
-    """Continuations one after the other."""
-    return Continuations._make(map(np.concatenate, zip(*parts, strict=True)))
+def along_arcs(
+    paths: Paths,
+    table: Arcs,
+    sources: NDArray[np.int64],
+    arcs: NDArray[np.int64],
+    *,
+    sides: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    log_probs: NDArray[np.float64],
+) -> Continuations:
+    """Continuations (E,) of some paths by arcs of a table, to new sides, with labels and their log-probabilities."""
+    scores, symbols = table.scores[arcs], table.symbols[arcs].astype(np.int64)
+    totals = paths.scores[sources] + log_probs + scores
+    return Continuations(sources, table.targets[arcs], sides, totals, scores, labels, log_probs, symbols)
 
 
 class GraphState:
     """Progress of a search in one utterance."""
 
     def __init__(self, graph: TokenGraph, side: int, contexts: Sequence[tuple[int, ...]] = ()) -> None:
-        """Start at the start of the graph.
-
-        Args:
-            graph: what may be said.
-            side: see `Paths`; for a transducer an index of `contexts`.
-            contexts: label contexts of a transducer.
-        """
+        """Start at the start of the graph with a side, which for a transducer is an index of its label contexts."""
         self.graph, self.contexts, self.num_frames = graph, list(contexts), 0
         self.free: Any = None
         """State of the free search beside."""
@@ -148,8 +134,8 @@ class GraphBatch:
     def __init__(self, states: Sequence[GraphState], limits: Limits) -> None:
         """Join what the states hold. The sides of `paths` are those of the states, for a transducer to translate."""
         self._states, self.limits = states, limits
-        graphs: JoinedGraphs = join_graphs([state.graph for state in states])
-        self.graph: PreparedGraph = graphs.arcs
+        graphs = join_graphs([state.graph for state in states])
+        self.graph = graphs.arcs
         self.first_states = np.array([graphs.first_states[state.graph] for state in states])
         self._records = Records([state.history for state in states])
         self._first_frames = np.array([state.num_frames for state in states])
@@ -175,8 +161,8 @@ class GraphBatch:
         for frame in range(max(lens)):
             is_done = lens_N[self.paths.utterances] <= frame
             if is_done.any():
-                self._done.append(self.paths.take(is_done))
-                self.paths = self.paths.take(~is_done)
+                self._done.append(take(self.paths, is_done))
+                self.paths = take(self.paths, ~is_done)
             if not len(self.paths.states):
                 return
             yield frame
@@ -184,7 +170,7 @@ class GraphBatch:
     def store(self, lens: Sequence[int]) -> None:
         """Give the states their paths after their frames."""
         paths = concatenated([*self._done, self.paths])
-        paths = paths.take(np.argsort(paths.utterances, kind="stable"))
+        paths = take(paths, np.argsort(paths.utterances, kind="stable"))
         records, places = self._records.divided(len(self._states))
         bounds = np.searchsorted(paths.utterances, np.arange(len(self._states) + 1)).tolist()
         for n, state in enumerate(self._states):
@@ -194,10 +180,6 @@ class GraphBatch:
                 utterances=np.zeros(len(live), np.int64), states=own.states - self.first_states[n], records=live
             )
             state.num_frames += lens[n]
-
-    def arcs(self, paths: Paths) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The arcs with tokens that leave the states of paths: (E,) place of the path, (E,) index of the arc."""
-        return self.graph.emitting.leaving(paths.states)
 
     def within_beam(self, utterances: NDArray[np.int64], scores: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Which scores are as good as the beam demands."""
@@ -209,38 +191,30 @@ class GraphBatch:
         """Keep steps for a lattice, whose layers are 0 before the first frame and t + 1 after frame t."""
         if self.transitions is None:
             return
-        layers = np.full(len(found.sources), frame + 1)
+        layers, before = np.full(len(found.sources), frame + 1), take(paths, found.sources)
         self.transitions.append(
             Transitions(
-                paths.utterances[found.sources],
-                layers if is_silent else layers - 1,
-                paths.states[found.sources],
-                paths.sides[found.sources],
-                layers,
-                found.states,
-                found.sides,
+                before.utterances,
+                np.stack([layers if is_silent else layers - 1, before.states, before.sides], 1),
+                np.stack([layers, found.states, found.sides], 1),
                 found.labels,
                 found.symbols,
-                found.scores - paths.scores[found.sources] - found.graph_scores,
+                found.scores - before.scores - found.graph_scores,
                 found.graph_scores,
             )
         )
 
     def follow(self, paths: Paths, found: Continuations, frame: int, *, is_silent: bool = False) -> Paths:
-        """The paths after some continuations, the best of those that meet.
+        """The paths after some of their continuations, all within the beam: the best of those that meet.
 
-        Args:
-            paths: the paths that are continued.
-            found: their continuations, all within the beam.
-            frame: number of the frame in this batch, from 0.
-            is_silent: whether they take no frame.
+        `frame` is counted from 0 in this batch; silent continuations take none.
         """
         self._keep(paths, found, frame, is_silent)
         utterances = paths.utterances[found.sources]
         hashes = self._hashed(utterances, paths.hashes[found.sources], found)
         new = Paths(utterances, found.states, found.sides, found.scores, found.graph_scores, utterances, hashes)
         kept = best_of_each(new, self.limits.num_kept)
-        new, found = new.take(kept), found.take(kept)
+        new, found = take(new, kept), take(found, kept)
         records = paths.records[found.sources]
         is_new = np.flatnonzero((found.labels != NO_TOKEN) | (found.symbols != NO_SYMBOL))
         records[is_new] = self._records.add(
@@ -274,26 +248,16 @@ class GraphBatch:
             return paths
         for _ in range(self.graph.num_states + 1):
             sources, arcs = silent.leaving(front.states)
-            none = np.full(len(arcs), NO_TOKEN)
-            scores = front.scores[sources] + silent.scores[arcs]
-            found = Continuations(
-                sources,
-                silent.targets[arcs],
-                front.sides[sources],
-                scores,
-                silent.scores[arcs],
-                none,
-                np.zeros(len(arcs)),
-                silent.symbols[arcs].astype(np.int64),
-            )
+            none, zeros = np.full(len(arcs), NO_TOKEN), np.zeros(len(arcs))
+            found = along_arcs(front, silent, sources, arcs, sides=front.sides[sources], labels=none, log_probs=zeros)
             num_known = len(paths.states)
             utterances = np.concatenate([paths.utterances, front.utterances[sources]])
-            is_good = self.within_beam(utterances, np.concatenate([paths.scores, scores]))[num_known:]
+            is_good = self.within_beam(utterances, np.concatenate([paths.scores, found.scores]))[num_known:]
             if not is_good.any():
                 return paths
-            both = concatenated([paths, self.follow(front, found.take(is_good), frame, is_silent=True)])
+            both = concatenated([paths, self.follow(front, take(found, is_good), frame, is_silent=True)])
             kept = best_of_each(both, self.limits.num_kept)
-            front, paths = both.take(kept[kept >= num_known]), both.take(kept)
+            front, paths = take(both, kept[kept >= num_known]), take(both, kept)
             if not len(front.states):
                 return paths
         raise ConfigError(
@@ -303,14 +267,13 @@ class GraphBatch:
 
     def capped(self, paths: Paths) -> Paths:
         """The paths that fit `max_states`, and the beam again, in the order of their states."""
-        paths = paths.take(self.within_beam(paths.utterances, paths.scores))
+        paths = take(paths, self.within_beam(paths.utterances, paths.scores))
         max_paths = self.limits.max_states * self.limits.num_kept
         counts = np.bincount(paths.utterances, minlength=1)
         if counts.max() <= max_paths:
             return paths
         order = np.lexsort((-paths.scores, paths.utterances))
-        ranks = np.arange(len(order)) - (np.cumsum(counts) - counts)[paths.utterances[order]]
-        return paths.take(np.sort(order[ranks < max_paths]))
+        return take(paths, np.sort(order[places_within(counts) < max_paths]))
 
 
 def best_of_each(paths: Paths, num_kept: int) -> NDArray[np.int64]:
@@ -322,13 +285,11 @@ def best_of_each(paths: Paths, num_kept: int) -> NDArray[np.int64]:
     if num_kept > 1:
         order = order[_is_first_with_outputs(keys[order], paths.sides[order], paths.hashes[order])]
     keys, sides = keys[order], paths.sides[order]
-    is_first = np.ones(len(order), bool)
-    is_first[1:] = (keys[1:] != keys[:-1]) | (sides[1:] != sides[:-1])
+    is_first = starts_run(keys, sides)
     if num_kept == 1:
         return order[is_first]
-    starts = np.flatnonzero(is_first)
-    ranks = np.arange(len(order)) - np.repeat(starts, np.diff([*starts, len(order)]))
-    return order[ranks < num_kept]
+    counts = np.diff([*np.flatnonzero(is_first), len(order)])
+    return order[places_within(counts) < num_kept]
 
 
 def _fits(paths: Paths) -> bool:
@@ -346,14 +307,10 @@ def _best_of_equal(keys: NDArray[np.int64], scores: NDArray[np.float64]) -> NDAr
         return np.zeros(0, np.int64)
     order = np.argsort(keys, kind="stable")
     keys, scores = keys[order], scores[order]
-    is_first = np.ones(len(order), bool)
-    is_first[1:] = keys[1:] != keys[:-1]
-    starts = np.flatnonzero(is_first)
+    is_first = starts_run(keys)
     groups = np.cumsum(is_first) - 1
-    best = np.flatnonzero(scores == np.maximum.reduceat(scores, starts)[groups])
-    is_first_best = np.ones(len(best), bool)
-    is_first_best[1:] = groups[best[1:]] != groups[best[:-1]]
-    return order[best[is_first_best]]
+    best = np.flatnonzero(scores == np.maximum.reduceat(scores, np.flatnonzero(is_first))[groups])
+    return order[best[starts_run(groups[best])]]
 
 
 def _is_first_with_outputs(
@@ -361,10 +318,6 @@ def _is_first_with_outputs(
 ) -> NDArray[np.bool_]:
     """Which of some paths, the best first within a state and a side, are the first of their outputs there."""
     order = np.lexsort((hashes, sides, keys))  # stable, so that the best of equal ones stays first
-    is_repeated = np.zeros(len(order), bool)
-    is_repeated[order[1:]] = (
-        (keys[order[1:]] == keys[order[:-1]])
-        & (sides[order[1:]] == sides[order[:-1]])
-        & (hashes[order[1:]] == hashes[order[:-1]])
-    )
-    return ~is_repeated
+    is_first = np.empty(len(order), np.bool_)
+    is_first[order] = starts_run(keys[order], sides[order], hashes[order])
+    return is_first

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from zipasr.errors import ConfigError
 from zipasr.search.graph.lexicon import Lexicon
 from zipasr.search.graph.openfst import Fst, from_bytes, to_bytes
-from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN, TokenGraph, reachable
+from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN, TokenGraph, concatenated, places_within, reachable
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def compile_arcs(
         found = list(_spell(_in_context(arcs, words, lexicon, context), words, lexicon, context, num_states=num_states))
         num_states = max(num_states, *(1 + int(part.targets.max(initial=-1)) for part in found))
         parts += found
-    token_arcs = TokenArcs(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    token_arcs = concatenated(parts)
     final_scores = np.full(num_states, -np.inf)
     final_scores[: len(finals) * num_contexts] = np.repeat(finals, num_contexts)
     return (_optimized if is_minimized else _sorted)(token_arcs, final_scores, symbols)
@@ -125,8 +125,7 @@ def _spell(arcs: WordArcs, words: Sequence[str], lexicon: Lexicon, context: int,
 
     copies = num_spellings[arcs.words]
     arc_of = np.repeat(np.arange(len(copies)), copies)
-    nth = np.arange(len(arc_of)) - np.repeat(np.cumsum(copies) - copies, copies)
-    spelling_of = first_spelling[arcs.words][arc_of] + nth
+    spelling_of = first_spelling[arcs.words][arc_of] + places_within(copies)
     num_tokens, first, tags = lens[spelling_of], first_token[spelling_of], arcs.outputs[arc_of]
     num_parts = np.where(num_tokens > 0, num_tokens + (tags != NO_SYMBOL), 1)  # a tag is an arc after the last token
     chains = _Chains(arcs.sources[arc_of], arcs.targets[arc_of], arcs.words[arc_of], tags, num_tokens, first, num_parts)
@@ -209,7 +208,7 @@ def _tails(
     counts = chains.num_parts[example] - shortest
     first_state = num_states + np.cumsum(counts) - counts
     kind = np.repeat(np.arange(num_kinds), counts)
-    place = np.arange(len(kind)) - np.repeat(np.cumsum(counts) - counts, counts)
+    place = places_within(counts)
     part_tokens, outputs, is_last = chains.part(example[kind], shortest[kind] + place, tokens)
     states = first_state[kind] + place
     targets = np.where(is_last, chains.targets[example[kind]], states + 1)

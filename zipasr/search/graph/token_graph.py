@@ -5,8 +5,9 @@ A is the number of arcs, G of states. Scores are log-probabilities in nats. Arcs
 a loop of blank at every state, and for CTC the repeats of a token.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ NO_TOKEN = -1
 """Token of an arc that consumes none."""
 NO_SYMBOL = 0
 """Symbol of an arc that puts out none."""
+
+Table = TypeVar("Table", bound=NamedTuple)
+"""A NamedTuple of arrays of one length."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -124,7 +128,7 @@ def distinct(values: NDArray[Any]) -> NDArray[Any]:
     `numpy.unique` puts them into a hash table since 2.3, which took minutes for millions of regular integers.
     """
     values = np.sort(values)
-    return values[np.append(True, values[1:] != values[:-1])[: len(values)]]
+    return values[starts_run(values)]
 
 
 def is_among(values: NDArray[Any], known: NDArray[Any]) -> NDArray[np.bool_]:
@@ -136,6 +140,31 @@ def is_among(values: NDArray[Any], known: NDArray[Any]) -> NDArray[np.bool_]:
 
 def arcs_of(first_arc: NDArray[np.int64], states: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return, for the arcs of several states one after another, which of the states each leaves, and its place."""
-    counts = first_arc[states + 1] - first_arc[states]
+    first = first_arc[states]
+    counts = first_arc[states + 1] - first
     which = np.repeat(np.arange(len(states)), counts)
-    return which, np.arange(len(which)) + np.repeat(first_arc[states] - (np.cumsum(counts) - counts), counts)
+    return which, np.arange(len(which)) + np.repeat(first - (np.cumsum(counts) - counts), counts)
+
+
+def places_within(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return 0, 1, ..., count - 1 for one count after another."""
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+def starts_run(*keys: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return for each row whether it is the first one, or one of its keys differs from that of the row before."""
+    is_start = np.zeros(len(keys[0]), np.bool_)
+    is_start[:1] = True
+    for key in keys:
+        is_start[1:] |= key[1:] != key[:-1]
+    return is_start
+
+
+def take(table: Table, index: NDArray[np.int64] | NDArray[np.bool_]) -> Table:
+    """Return some rows of a table."""
+    return table._make(column[index] for column in table)
+
+
+def concatenated(tables: Sequence[Table]) -> Table:
+    """Return the rows of several tables, one table after another."""
+    return tables[0]._make(map(np.concatenate, zip(*tables, strict=True)))

@@ -23,16 +23,16 @@ from zipasr.search.graph.passing import (
     GraphState,
     Limits,
     Paths,
+    along_arcs,
     best_of_each,
-    concatenated,
     staying,
 )
-from zipasr.search.graph.token_graph import TokenGraph
+from zipasr.search.graph.token_graph import TokenGraph, concatenated, places_within, take
 from zipasr.search.greedy import GreedySearch
 from zipasr.search.hypothesis import Hypothesis
 from zipasr.search.prior import AnyPrior
-from zipasr.search.resumable import search_each
-from zipasr.search.scorer import Scorer, label_log_probs
+from zipasr.search.resumable import search_all
+from zipasr.search.scorer import AdjustedScorer, Scorer
 
 DEFAULT_MAX_CONTEXTS = 8
 """As published for fast_beam_search."""
@@ -59,7 +59,7 @@ class GraphBeamSearch(GraphSearch):
         if max_contexts < 1:
             raise ValueError(f"max_contexts must be at least 1, but is {max_contexts}")
         self.max_contexts, self.max_symbols_per_frame = max_contexts, max_symbols_per_frame
-        self.blank_penalty, self.temperature = blank_penalty, temperature
+        self._adjusted = AdjustedScorer(scorer, blank_penalty, temperature)
         self._silent = [scorer.blank_id] if unk_id is None else [scorer.blank_id, unk_id]
         free = GreedySearch(
             scorer,
@@ -79,10 +79,8 @@ class GraphBeamSearch(GraphSearch):
             )
         return GraphState(graph, 0, [first_context(self.scorer)])
 
-    def _next_state(self, state: GraphState) -> GraphState:
-        paths = state.paths
-        best = int(paths.sides[paths.scores.argmax()]) if len(paths.sides) else None
-        return GraphState(state.graph, 0, [first_context(self.scorer) if best is None else state.contexts[best]])
+    def _next_state(self, state: GraphState, side: int | None) -> GraphState:
+        return GraphState(state.graph, 0, [first_context(self.scorer) if side is None else state.contexts[side]])
 
     def pass_on(self, batch: GraphBatch, states: Sequence[GraphState], encoded: Encoded, lens: Sequence[int]) -> None:
         contexts = self._contexts.get()
@@ -98,10 +96,12 @@ class GraphBeamSearch(GraphSearch):
 
     def _advance_frame(self, batch: GraphBatch, projected_NJ: Tensor, contexts: Contexts, frame: int) -> None:
         """Advance all paths by one frame, in sub-steps of the paths that have taken a label in every one so far."""
-        opened, finished = batch.paths, batch.paths.take(np.zeros(0, np.int64))
+        opened, finished = batch.paths, take(batch.paths, np.zeros(0, np.int64))
         for num_symbols in range(1, self.max_symbols_per_frame + 1):
             opened, log_probs_MV, rows = self._scored(batch, opened, projected_NJ, contexts)
-            blanks = self._blanks(opened, log_probs_MV, rows)
+            # A blank, or what counts as one, if that is more probable.
+            silence_M = log_probs_MV[:, self._silent].max(1)
+            blanks = staying(np.arange(len(rows)), opened, opened.sides, silence_M[rows])
             labels = _by_arcs(batch, opened, log_probs_MV, rows)
             places = np.concatenate([blanks.sources, labels.sources])
             utterances = np.concatenate([finished.utterances, opened.utterances[places]])
@@ -109,11 +109,11 @@ class GraphBeamSearch(GraphSearch):
             of_finished, of_blanks, of_labels = np.split(
                 is_good, [len(finished.states), len(finished.states) + len(blanks.sources)]
             )
-            waiting = batch.follow(opened, blanks.take(of_blanks), frame)
-            labels = labels.take(of_labels)
+            waiting = batch.follow(opened, take(blanks, of_blanks), frame)
+            labels = take(labels, of_labels)
             labels = labels._replace(sides=_rows_after(labels, contexts))
             after = batch.close(batch.follow(opened, labels, frame), frame)
-            finished = _merged([finished.take(of_finished), waiting], batch.limits)
+            finished = _merged([take(finished, of_finished), waiting], batch.limits)
             if num_symbols == self.max_symbols_per_frame:
                 finished = _merged([finished, after], batch.limits)
             opened = batch.capped(after)
@@ -129,27 +129,15 @@ class GraphBeamSearch(GraphSearch):
         best = np.full(len(pairs), -np.inf)
         np.maximum.at(best, rows, paths.scores)
         utterances = pairs // _ROWS
-        order = np.lexsort((-best, utterances))
-        counts = np.bincount(utterances)
-        ranks = np.empty(len(pairs), np.int64)
-        ranks[order] = np.arange(len(pairs)) - np.repeat(np.cumsum(counts) - counts, counts)
-        is_kept = ranks < self.max_contexts
-        paths, rows = paths.take(is_kept[rows]), (np.cumsum(is_kept) - 1)[rows[is_kept[rows]]]
+        is_kept = np.empty(len(pairs), np.bool_)
+        is_kept[np.lexsort((-best, utterances))] = places_within(np.bincount(utterances)) < self.max_contexts
+        paths, rows = take(paths, is_kept[rows]), (np.cumsum(is_kept) - 1)[rows[is_kept[rows]]]
         device = projected_NJ.device
         kept_N = torch.from_numpy(utterances[is_kept]).to(device)
         kept_M = torch.from_numpy(pairs[is_kept] % _ROWS).to(device)
-        log_probs_MV = label_log_probs(
-            self.scorer.join(projected_NJ[kept_N], contexts.gather(kept_M)),
-            blank_id=self.scorer.blank_id,
-            blank_penalty=self.blank_penalty,
-            temperature=self.temperature,
-        )
+        log_probs_MV = self._adjusted.transducer_log_probs(projected_NJ[kept_N], contexts.gather(kept_M))
         check_tokens(batch.graph, log_probs_MV.shape[-1])
         return paths, log_probs_MV.double().cpu().numpy(), rows
-
-    def _blanks(self, paths: Paths, log_probs_MV: NDArray[np.float64], rows: NDArray[np.int64]) -> Continuations:
-        """The paths without a label: with a blank, or with what counts as one, if that is more probable."""
-        return staying(np.arange(len(rows)), paths, paths.sides, log_probs_MV[:, self._silent].max(1)[rows])
 
 
 # Differs: nine parameters, since one call covers all that the search can do.
@@ -202,7 +190,7 @@ def transducer_graph_search(
         unk_id=unk_id,
         max_symbols_per_frame=max_symbols_per_frame,
     )
-    return search_each(search, encoded, graphs)
+    return search_all(search, encoded, graphs)
 
 
 def _to_rows(batch: GraphBatch, states: Sequence[GraphState], contexts: Contexts) -> None:
@@ -214,20 +202,11 @@ def _to_rows(batch: GraphBatch, states: Sequence[GraphState], contexts: Contexts
 
 def _by_arcs(batch: GraphBatch, paths: Paths, log_probs_MV: NDArray[np.float64], rows: NDArray[np.int64]) -> Continuations:
     """The continuations of paths by the labels of arcs, still with the sides of the paths."""
-    sources, arcs = batch.arcs(paths)
     table = batch.graph.emitting
+    sources, arcs = table.leaving(paths.states)
     tokens = table.tokens[arcs].astype(np.int64)
     log_probs = log_probs_MV[rows[sources], tokens]
-    return Continuations(
-        sources,
-        table.targets[arcs],
-        paths.sides[sources],
-        paths.scores[sources] + log_probs + table.scores[arcs],
-        table.scores[arcs],
-        tokens,
-        log_probs,
-        table.symbols[arcs].astype(np.int64),
-    )
+    return along_arcs(paths, table, sources, arcs, sides=paths.sides[sources], labels=tokens, log_probs=log_probs)
 
 
 def _rows_after(labels: Continuations, contexts: Contexts) -> NDArray[np.int64]:
@@ -240,4 +219,4 @@ def _rows_after(labels: Continuations, contexts: Contexts) -> NDArray[np.int64]:
 def _merged(parts: Sequence[Paths], limits: Limits) -> Paths:
     """Paths of the same frame, the best of those that meet."""
     paths = concatenated(parts)
-    return paths.take(best_of_each(paths, limits.num_kept))
+    return take(paths, best_of_each(paths, limits.num_kept))

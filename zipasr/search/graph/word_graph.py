@@ -43,9 +43,15 @@ class WordGraph(NamedTuple):
         for arc in self.arcs:
             if arc.score > -math.inf:
                 targets.setdefault(arc.source, []).append(arc.target)
-        seen, todo = {0}, [0]
-        while todo:
-            found = set(targets.get(todo.pop(), [])) - seen
-            seen |= found
-            todo += found
+        seen = reached(targets, 0)
         return not any(score > -math.inf and state in seen for state, score in self.final_scores.items())
+
+
+def reached(targets: dict[int, list[int]], state: int) -> set[int]:
+    """The states that arcs, given by their targets for each state, lead to from a state, itself included."""
+    seen, todo = {state}, [state]
+    while todo:
+        found = set(targets.get(todo.pop(), [])) - seen
+        seen |= found
+        todo += found
+    return seen

@@ -28,7 +28,7 @@ from zipasr.search.continuations import Beam, Chooser, Continuation
 from zipasr.search.keywords.trie import KeywordTrie, Spelling, TrieState
 from zipasr.search.label_tree import log_add
 from zipasr.search.resumable import check_states
-from zipasr.search.scorer import Scorer
+from zipasr.search.scorer import AdjustedScorer, Scorer
 
 MAX_BEAM, MAX_SYMBOLS_PER_FRAME = 1000, 100
 
@@ -130,10 +130,6 @@ class SpotterState:
         self.told: dict[int, KeywordMatch] = {}
         """The last near miss of each keyword."""
 
-    def restart(self) -> None:
-        """Forget all paths; the keywords start over."""
-        self.paths = [self.first]
-
     def take(self) -> list[KeywordMatch]:
         """Return what was found since the last call."""
         found, self.found = self.found, []
@@ -144,12 +140,8 @@ class KeywordSearch:
     """The search with its settings; streams with keywords of their own advance in one batch."""
 
     def __init__(self, scorer: Scorer, config: SpotterConfig, *, unk_id: int | None = None) -> None:
-        """Configure the search.
+        """Configure the search; `unk_id` is a label that counts as blank, None: the vocabulary has none.
 
-        Args:
-            scorer: has a transducer head.
-            config: the settings.
-            unk_id: a label that counts as blank; None: the vocabulary has none.
         Raises:
             ConfigError: the model has no transducer head.
         """
@@ -158,16 +150,11 @@ class KeywordSearch:
         self.scorer, self.config = scorer, config
         self._max_symbols = config.max_symbols_per_frame or 1
         self.silent = {scorer.blank_id, unk_id}
-        self._chooser = Chooser(scorer=scorer, beam=config.beam)
+        self._chooser = Chooser(adjusted=AdjustedScorer(scorer), beam=config.beam)
         self._contexts = KeptContexts(scorer)
 
     def start(self, trie: KeywordTrie, *, near: float | None = None) -> SpotterState:
-        """State of a stream before its first frame.
-
-        Args:
-            trie: its keywords.
-            near: the near misses that it tells, as in `SpotterConfig`; None: those of the settings.
-        """
+        """State of a stream before its first frame; `near` as in `SpotterConfig`, None: that of the settings."""
         return SpotterState(trie, first_context(self.scorer), self.config.near if near is None else near)
 
     @torch.inference_mode()
@@ -245,7 +232,7 @@ class KeywordSearch:
                 event = next((match for match in matches if not match.is_near), None)
                 if event is not None:
                     self._report(state, event)
-                    state.restart()
+                    state.paths = [state.first]
                     return
                 near += matches
             begun |= path.node.begun

@@ -101,11 +101,9 @@ class KeywordTrie:
                 nodes.append(child)
 
     def _after(self, node: TrieState, label: int) -> TrieState:
-        while label not in node.children:
-            if node is self.root:
-                return node
+        while node is not self.root and label not in node.children:
             node = node.fail
-        return node.children[label]
+        return node.children.get(label, self.root)
 
     def advance(self, node: TrieState, label: int) -> tuple[TrieState, float]:
         """The state after a label, and the nats that the label earns or takes back."""
