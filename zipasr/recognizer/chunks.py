@@ -11,9 +11,11 @@ from typing import NamedTuple, Protocol, TypeVar, cast
 
 from torch import Tensor
 
-from zipasr.encoder.rates import FRAME_MS_50HZ, window_length
+from zipasr.encoder.rates import FRAME_MS_50HZ
+from zipasr.encoder.window import WindowBuffer
 from zipasr.encoder.zipformer import ZipformerConfig
 from zipasr.errors import ConfigError
+from zipasr.features import PADDING_VALUE
 from zipasr.model import AsrModel
 from zipasr.nn.encoded import Encoded
 from zipasr.onnx_runtime import OnnxStreamingModel
@@ -120,9 +122,10 @@ def sizes_of(scorer: Scorer, chunk: int | None, left_context: int | None) -> Chu
     return own
 
 
-def window_frames_of(scorer: Scorer, sizes: ChunkSizes) -> int:
-    """Features at 100 Hz in the window of a chunk."""
-    return scorer.window_frames if isinstance(scorer, OnnxStreamingModel) else window_length(sizes.chunk)
+def window_buffer(scorer: Scorer, sizes: ChunkSizes) -> WindowBuffer:
+    """The buffer of a new stream, which cuts its features into the windows of chunks."""
+    window_frames = scorer.window_frames if isinstance(scorer, OnnxStreamingModel) else None
+    return WindowBuffer(sizes.chunk, padding_value=PADDING_VALUE, window_frames=window_frames)
 
 
 def masks_padding(scorer: Scorer) -> bool:

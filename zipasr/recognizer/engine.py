@@ -13,7 +13,6 @@ from torch.nn.utils.rnn import pad_sequence
 
 from zipasr.device import Precision, arithmetic, check_precision
 from zipasr.encoder.rates import window_length
-from zipasr.encoder.window import WindowBuffer
 from zipasr.errors import ConfigError
 from zipasr.features import PADDING_VALUE, Fbank
 from zipasr.nn.encoded import Encoded
@@ -24,7 +23,7 @@ from zipasr.recognizer.chunks import (
     initial_state,
     masks_padding,
     streaming_encoder,
-    window_frames_of,
+    window_buffer,
 )
 from zipasr.recognizer.slots import BatchedState, Slots
 from zipasr.search.confidence import Calibration
@@ -130,8 +129,7 @@ class Engine:
         """`encode` window by window, for features that depend on the window."""
         frames = []
         for own in features:
-            window_frames = window_frames_of(self.scorer, sizes)
-            buffer = WindowBuffer(sizes.chunk, padding_value=PADDING_VALUE, window_frames=window_frames)
+            buffer = window_buffer(self.scorer, sizes)
             buffer.push(torch.nn.functional.pad(own, (0, 0, 0, STREAM_TAIL_FRAMES), value=PADDING_VALUE))
             buffer.finish()
             state, pieces = initial_state(self.scorer, sizes), []

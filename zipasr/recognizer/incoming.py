@@ -17,10 +17,9 @@ from torch import Tensor
 
 from zipasr.audio.samples import INT16_CURE, MAX_LEVEL, MAX_RATE_HZ, MIN_RATE_HZ, SAMPLE_RATE_HZ, scaled
 from zipasr.encoder.rates import FEATURE_RATE_HZ
-from zipasr.encoder.window import WindowBuffer
 from zipasr.features import PADDING_VALUE
 from zipasr.nn.encoded import Encoded
-from zipasr.recognizer.chunks import STREAM_TAIL_FRAMES, initial_state, sizes_of, window_frames_of
+from zipasr.recognizer.chunks import STREAM_TAIL_FRAMES, ChunkSizes, initial_state, window_buffer
 from zipasr.recognizer.engine import Engine
 from zipasr.recognizer.slots import Slot
 
@@ -33,14 +32,12 @@ _FEATURE_MS, _FEATURE_REACH_MS = 1000.0 / FEATURE_RATE_HZ, 17.5
 class IncomingAudio(ABC):
     """The audio of a stream, and the state of its encoder."""
 
-    def __init__(self, engine: Engine, *, chunk_frames_50hz: int | None, left_context_frames_50hz: int | None) -> None:
-        """See `Recognizer.stream`."""
-        self.engine = engine
-        self.sizes = sizes_of(engine.scorer, chunk_frames_50hz, left_context_frames_50hz)
-        self._slot = Slot(initial_state(engine.scorer, self.sizes))
+    def __init__(self, engine: Engine, sizes: ChunkSizes) -> None:
+        """A new stream, encoded in chunks of these sizes."""
+        self.engine, self.sizes = engine, sizes
+        self._slot = Slot(initial_state(engine.scorer, sizes))
         self._fbank = engine.fbank.stream()
-        window_frames = window_frames_of(engine.scorer, self.sizes)
-        self._buffer = WindowBuffer(self.sizes.chunk, padding_value=PADDING_VALUE, window_frames=window_frames)
+        self._buffer = window_buffer(engine.scorer, sizes)
         self._sample_rate_hz: int | None = None
         self._resampler: soxr.ResampleStream | None = None
         self._num_samples = self._num_features = 0

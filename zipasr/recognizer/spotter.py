@@ -12,6 +12,7 @@ import numpy as np
 
 from zipasr.encoder.rates import FRAME_S_25HZ
 from zipasr.nn.encoded import Encoded
+from zipasr.recognizer.chunks import ChunkSizes
 from zipasr.recognizer.engine import Engine
 from zipasr.recognizer.incoming import IncomingAudio, decode_streams
 from zipasr.search.keywords import KeywordMatch, KeywordSet, SpotterConfig
@@ -53,36 +54,17 @@ class KeywordEvent:
 class KeywordSpotter:
     """A recognizer with keywords; create it with `Recognizer.spotter`."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        keywords: KeywordSet,
-        config: SpotterConfig,
-        *,
-        chunk_frames_50hz: int | None = None,
-        left_context_frames_50hz: int | None = None,
-    ) -> None:
+    def __init__(self, engine: Engine, keywords: KeywordSet, config: SpotterConfig, sizes: ChunkSizes) -> None:
         """See `Recognizer.spotter`."""
-        self.engine, self.keywords, self.config = engine, keywords, config
-        self._chunk, self._left_context = chunk_frames_50hz, left_context_frames_50hz
+        self.engine, self.keywords, self.config, self.sizes = engine, keywords, config, sizes
 
     def stream(self) -> "SpotterStream":
-        """A new stream, for audio that is still coming in.
-
-        Raises:
-            ConfigError: the model cannot stream, or not with these chunks.
-        """
-        return SpotterStream(self, chunk_frames_50hz=self._chunk, left_context_frames_50hz=self._left_context)
+        """A new stream, for audio that is still coming in."""
+        return SpotterStream(self)
 
     def reporting_everything(self) -> "KeywordSpotter":
         """A spotter of the same keywords that tells all that its beam completes as near misses, and never starts over."""
-        return KeywordSpotter(
-            self.engine,
-            self.keywords.without_events(),
-            replace(self.config, near=0.0),
-            chunk_frames_50hz=self._chunk,
-            left_context_frames_50hz=self._left_context,
-        )
+        return KeywordSpotter(self.engine, self.keywords.without_events(), replace(self.config, near=0.0), self.sizes)
 
     def spot(self, samples: np.ndarray) -> list[KeywordEvent]:
         """The events in a recording: samples (samples,) at 16 kHz."""
@@ -125,13 +107,9 @@ class SpotterStream(IncomingAudio):
     A server calls `Recognizer.decode_streams` instead of `decode`, for all its streams at once.
     """
 
-    def __init__(
-        self, spotter: KeywordSpotter, *, chunk_frames_50hz: int | None, left_context_frames_50hz: int | None
-    ) -> None:
+    def __init__(self, spotter: KeywordSpotter) -> None:
         """See `KeywordSpotter.stream`."""
-        super().__init__(
-            spotter.engine, chunk_frames_50hz=chunk_frames_50hz, left_context_frames_50hz=left_context_frames_50hz
-        )
+        super().__init__(spotter.engine, spotter.sizes)
         self._spotter = spotter
         self._search = spotter.engine.keyword_search(spotter.config)
         self._search_state = self._search.start(spotter.keywords.trie, near=spotter.config.near)

@@ -12,6 +12,7 @@ from typing import Any, cast
 from zipasr.audio.samples import SAMPLE_RATE_HZ
 from zipasr.encoder.rates import FRAME_S_25HZ
 from zipasr.nn.encoded import Encoded
+from zipasr.recognizer.chunks import ChunkSizes
 from zipasr.recognizer.endpoint import EndpointConfig, is_endpoint
 from zipasr.recognizer.engine import Engine
 from zipasr.recognizer.growing import GrowingTranscript
@@ -48,15 +49,14 @@ class Stream(IncomingAudio):
         self,
         engine: Engine,
         search: SearchConfig,
+        sizes: ChunkSizes,
         *,
-        chunk_frames_50hz: int | None,
-        left_context_frames_50hz: int | None,
         hotwords: HotwordGraph | None,
-        graph: LoadedGraph | None = None,
+        graph: LoadedGraph | None,
         endpoint: EndpointConfig,
     ) -> None:
         """See `Recognizer.stream`; `search` is one that `resolve_search` has checked for streams."""
-        super().__init__(engine, chunk_frames_50hz=chunk_frames_50hz, left_context_frames_50hz=left_context_frames_50hz)
+        super().__init__(engine, sizes)
         self.search_config, self.endpoint = search, endpoint
         self._search = cast(Any, engine.stream_search(search))
         self._of_utterances: UtteranceSearch[Any, Any] | None = self._search if search.method in UTTERANCE_METHODS else None
