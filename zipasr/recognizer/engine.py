@@ -27,7 +27,7 @@ from zipasr.recognizer.chunks import (
 )
 from zipasr.recognizer.slots import BatchedState, Slots
 from zipasr.search.confidence import Calibration
-from zipasr.search.finding import find_hypotheses, find_with_each
+from zipasr.search.finding import find_with_each
 from zipasr.search.graph import TokenGraph
 from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.hypothesis import Hypothesis
@@ -179,15 +179,8 @@ class Engine:
         graphs: Sequence[TokenGraph] = (),
     ) -> list[list[Hypothesis]]:
         """The n-best hypotheses of each utterance of a batch, by a search that `resolve_search` has checked."""
-        return find_hypotheses(
-            self.scorer,
-            encoded,
-            search,
-            unk_id=self.tokenizer.unk_id,
-            language_models=self.language_models,
-            hotwords=hotwords,
-            graphs=graphs,
-        )
+        (found,) = self.find_with_each(encoded, [search], hotwords=hotwords, graphs=graphs)
+        return found
 
     def find_with_each(
         self,
