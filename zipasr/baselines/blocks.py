@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from zipasr.errors import ConfigError
 from zipasr.nn.convolution import DepthwiseConv
+from zipasr.nn.precision import widened
 
 
 def zero_padding(x: Tensor, mask: Tensor) -> Tensor:
@@ -73,7 +74,7 @@ class MaskedBatchNorm(nn.Module):
 
     def forward(self, x: Tensor, padding_mask: Tensor) -> Tensor:
         """Normalize (N, T, D); `padding_mask` bool (N, T), True at padding."""
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        wide = widened(x)
         mean, variance = (
             self._batch_statistics(wide, padding_mask) if self.training else (self.running_mean, self.running_var)
         )

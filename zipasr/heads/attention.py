@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zipasr.errors import ConfigError
-from zipasr.heads.precision import wide_linear, widened
 from zipasr.losses.arguments import require_span, require_vocabulary
 from zipasr.losses.label_smoothing import label_smoothing_loss
 from zipasr.nn.attention import sinusoids, split_heads
 from zipasr.nn.constraint import penalize_abs
 from zipasr.nn.encoded import Encoded
 from zipasr.nn.placement import moved
+from zipasr.nn.precision import wide_linear, widened
 
 _SCORE_LIMIT, _SCORE_PENALTY = 50.0, 1e-4  # the published recipe: larger attention scores are pushed back
 

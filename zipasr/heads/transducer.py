@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zipasr.errors import ConfigError
-from zipasr.heads.precision import widened
 from zipasr.losses.arguments import require_vocabulary
 from zipasr.losses.lattice import KINDS, LatticeKind
 from zipasr.losses.transducer import prune_ranges, pruned_transducer_loss, simple_transducer_loss
 from zipasr.nn.constraint import Balancer
 from zipasr.nn.encoded import Encoded
 from zipasr.nn.placement import moved
+from zipasr.nn.precision import widened
 from zipasr.nn.swoosh import scaled_linear
 
 
