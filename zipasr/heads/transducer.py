@@ -16,7 +16,7 @@ from zipasr.losses.arguments import require_vocabulary
 from zipasr.losses.lattice import KINDS, LatticeKind
 from zipasr.losses.transducer import prune_ranges, pruned_transducer_loss, simple_transducer_loss
 from zipasr.nn.constraint import Balancer
-from zipasr.nn.encoded import Encoded
+from zipasr.nn.encoded import Encoded, padding_mask
 from zipasr.nn.placement import moved
 from zipasr.nn.precision import widened
 from zipasr.nn.swoosh import scaled_linear
@@ -131,9 +131,8 @@ class TransducerHead(nn.Module):
         """
         config = self.config
         label_lens = moved(label_lens, labels_NS.device)
-        valid = torch.arange(labels_NS.shape[1], device=labels_NS.device) < label_lens.unsqueeze(1)
         require_vocabulary("labels", labels_NS, label_lens, self.predictor.embedding.num_embeddings, blank=self.blank)
-        labels_NS = labels_NS.masked_fill(~valid, self.blank)
+        labels_NS = labels_NS.masked_fill(padding_mask(label_lens, labels_NS), self.blank)
         frame_lens = encoded.lens.masked_fill(encoded.lens == 0, 1)  # the losses need a frame; these are left out below
         targets = labels_NS, frame_lens, label_lens
         contexts_NUP = self.predict(moved(labels_NS, encoded.frames.device))
