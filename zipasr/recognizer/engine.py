@@ -142,9 +142,10 @@ class Engine:
     def stream_search(self, config: SearchConfig) -> AnySearch:
         """The search of all streams with the same settings, which `resolve_search` has checked."""
         if config not in self._searches:
-            self._searches[config] = make_stream_search(
+            search = make_stream_search(
                 self.scorer, config, unk_id=self.tokenizer.unk_id, language_models=self.language_models
             )
+            self._searches.setdefault(config, search)  # another thread may have been faster
         return self._searches[config]
 
     def keyword_search(self, config: SpotterConfig) -> KeywordSearch:
@@ -155,7 +156,7 @@ class Engine:
         """
         shared = replace(config, near=None)
         if shared not in self._keyword_searches:
-            self._keyword_searches[shared] = KeywordSearch(self.scorer, shared, unk_id=self.tokenizer.unk_id)
+            self._keyword_searches.setdefault(shared, KeywordSearch(self.scorer, shared, unk_id=self.tokenizer.unk_id))
         return self._keyword_searches[shared]
 
     def to_float32(self, encoded: Encoded) -> Encoded:

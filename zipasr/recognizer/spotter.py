@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from zipasr.encoder.rates import FRAME_S_25HZ
-from zipasr.nn.encoded import Encoded
 from zipasr.recognizer.chunks import ChunkSizes
 from zipasr.recognizer.engine import Engine
 from zipasr.recognizer.incoming import IncomingAudio, decode_streams
@@ -111,17 +110,8 @@ class SpotterStream(IncomingAudio):
         """See `KeywordSpotter.stream`."""
         super().__init__(spotter.engine, spotter.sizes)
         self._spotter = spotter
-        self._search = spotter.engine.keyword_search(spotter.config)
-        self._search_state = self._search.start(spotter.keywords.trie, near=spotter.config.near)
-
-    @property
-    def search_key(self) -> SpotterConfig:
-        """What streams must share to be searched together; their keywords and near misses may differ."""
-        return self._search.config
-
-    def search_together(self, streams: Sequence[IncomingAudio], encoded: Encoded) -> None:
-        """Search the next frames of streams; this one is the first of them."""
-        self._search.advance([stream._search_state for stream in streams if isinstance(stream, SpotterStream)], encoded)
+        self.search = spotter.engine.keyword_search(spotter.config)
+        self._search_state = self.search.start(spotter.keywords.trie, near=spotter.config.near)
 
     def events(self) -> list[KeywordEvent]:
         """Return the events, and near misses if they are wanted, since the last call; each is returned once."""
@@ -139,7 +129,7 @@ class SpotterStream(IncomingAudio):
             self.input_finished()
         self.decode()
         self._is_finished = True
-        self._search.finish([self._search_state])
+        self.search.finish([self._search_state])
         return self.events()
 
     def _event(self, match: KeywordMatch) -> KeywordEvent:

@@ -6,12 +6,10 @@ on the whole recording, encoded under the same chunk mask with the same padding 
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 from zipasr.audio.samples import SAMPLE_RATE_HZ
 from zipasr.encoder.rates import FRAME_S_25HZ
-from zipasr.nn.encoded import Encoded
 from zipasr.recognizer.chunks import ChunkSizes
 from zipasr.recognizer.endpoint import EndpointConfig, is_endpoint
 from zipasr.recognizer.engine import Engine
@@ -58,11 +56,11 @@ class Stream(IncomingAudio):
         """See `Recognizer.stream`; `search` is one that `resolve_search` has checked for streams."""
         super().__init__(engine, sizes)
         self.search_config, self.endpoint = search, endpoint
-        self._search = cast(Any, engine.stream_search(search))
-        self._of_utterances: UtteranceSearch[Any, Any] | None = self._search if search.method in UTTERANCE_METHODS else None
+        self.search = engine.stream_search(search)
+        self._of_utterances: UtteranceSearch[Any, Any] | None = self.search if search.method in UTTERANCE_METHODS else None
         self._graph = graph
         prior = make_prior(search, language_models=engine.language_models, hotwords=hotwords)
-        self._search_state: Any = self._search.start(prior if graph is None else graph.graph)
+        self._search_state = self.search.start(prior if graph is None else graph.graph)
         self._ranked: list[Hypothesis] | None = None  # cached until the next chunk
         self._growing: list[GrowingTranscript] = []
         """The transcripts of the best hypotheses of the utterance."""
@@ -70,17 +68,8 @@ class Stream(IncomingAudio):
         self.segment = 0
         """Number of utterances with text that `reset` has ended."""
 
-    @property
-    def search_key(self) -> SearchConfig:
-        """What streams must share to be searched together."""
-        return self.search_config
-
-    def search_together(self, streams: Sequence[IncomingAudio], encoded: Encoded) -> None:
-        """Search the next frames of streams; this one is the first of them."""
-        own = [stream for stream in streams if isinstance(stream, Stream)]
-        self._search.advance([stream._search_state for stream in own], encoded)
-        for stream in own:
-            stream._ranked = None
+    def _has_advanced(self) -> None:
+        self._ranked = None
 
     @property
     def text(self) -> str:
@@ -112,7 +101,7 @@ class Stream(IncomingAudio):
     def _hypotheses(self) -> list[Hypothesis]:
         """The best hypotheses, judged under a graph; partial ones before the utterance is over, if the search has them."""
         if self._ranked is None:
-            find = self._search.hypotheses
+            find = self.search.hypotheses
             if self._of_utterances is not None and not self._is_over():
                 find = self._of_utterances.partial_hypotheses
             (ranked,) = find([self._search_state], self.search_config.num_best)
@@ -146,7 +135,7 @@ class Stream(IncomingAudio):
             raise RuntimeError("a finished stream has no next utterance; start another with Recognizer.stream()")
         self.segment += bool(self.text)
         self._segment_start_frame += self._search_state.num_frames
-        self._search_state = self._search.restart(self._search_state)
+        self._search_state = self.search.restart(self._search_state)
         self._ranked, self._growing = None, []
 
     def finish(self) -> Transcript:
