@@ -111,12 +111,9 @@ class TransducerHead(nn.Module):
 
     def predict(self, labels_NS: Tensor) -> Tensor:
         """Predictor outputs (N, S + 1, predictor_dim) after each prefix of the labels, the empty prefix first."""
-        context = self.config.context_size
         ids = functional.pad(labels_NS.clamp(min=0), (1, 0), value=self.blank)
-        if context == 1:
-            return self.predictor(ids)
         # The original pads the embeddings with zeros here; id -1 embeds to zeros.
-        return self.predictor(functional.pad(ids, (context - 1, 0), value=-1))
+        return self.predictor(functional.pad(ids, (self.config.context_size - 1, 0), value=-1))
 
     def loss(self, encoded: Encoded, labels_NS: Tensor, label_lens: Tensor) -> dict[str, Tensor]:
         """The simple and the pruned transducer loss, each summed over the batch, in nats.
