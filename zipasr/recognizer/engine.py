@@ -6,6 +6,7 @@ batch included, is followed by a few frames of padding, so that its result does 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from zipasr.recognizer.chunks import (
     ChunkSizes,
     initial_state,
     masks_padding,
-    streaming_encoder,
+    streaming_model,
     window_buffer,
 )
 from zipasr.recognizer.slots import BatchedState, Slots
@@ -112,12 +113,13 @@ class Engine:
 
         Args:
             windows: features of each stream with the number of valid ones, from `WindowBuffer.pop`.
-            state: of these streams, from `streaming_encoder`.
+            state: of these streams, from this method or `initial_state`.
         """
+        model: Any = streaming_model(self.scorer)  # it takes back the states that it returned
         features = torch.stack([self._normalized(*window) for window in windows]).to(self.device)
         lens_N = torch.tensor([valid for _, valid in windows], device=self.device)
         with torch.inference_mode(), arithmetic(self.precision, self.device):
-            encoded, after = streaming_encoder(self.scorer).encode_chunk(features, lens_N, state)
+            encoded, after = model.encode_chunk(features, lens_N, state)
         return self.to_float32(encoded), after
 
     def _normalized(self, window: Tensor, num_valid: int) -> Tensor:
