@@ -1,4 +1,4 @@
-"""Parts that several of the comparison encoders share: gating MLP, feed-forward module, batch normalization, padding, and
+"""Parts that several of the comparison encoders share: gating MLP, batch normalization, padding, and
 checks of configurations.
 
 Modules map (N, T, D) to (N, T, D) at any rate. Padding frames count as zeros, like the frames beyond both ends.
@@ -39,20 +39,6 @@ class GatingMlp(nn.Module):
         content, gate = functional.gelu(self.in_proj(x)).chunk(2, dim=-1)
         gated = content * self.gate_conv(zero_padding(self.gate_norm(gate), padding_mask))
         return self.out_proj(self.dropout(gated))
-
-
-class FeedForward(nn.Module):
-    """Feed-forward module: Linear, Swish, dropout, Linear, dropout."""
-
-    def __init__(self, channels: int, hidden_channels: int, *, dropout: float) -> None:
-        super().__init__()
-        self.in_proj = nn.Linear(channels, hidden_channels)
-        self.out_proj = nn.Linear(hidden_channels, channels)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, T, D) to (N, T, D)."""
-        return self.dropout(self.out_proj(self.dropout(functional.silu(self.in_proj(x)))))
 
 
 class MaskedBatchNorm(nn.Module):

@@ -20,6 +20,7 @@ from zipasr.losses.label_smoothing import label_smoothing_loss
 from zipasr.nn.attention import sinusoids, split_heads
 from zipasr.nn.constraint import penalize_abs
 from zipasr.nn.encoded import Encoded
+from zipasr.nn.feedforward import SwishFeedForward
 from zipasr.nn.placement import moved
 from zipasr.nn.precision import wide_linear, widened
 
@@ -87,19 +88,6 @@ class _Attention(nn.Module):
         return self.out_proj(found_NHQE.transpose(1, 2).flatten(2))
 
 
-class _FeedForward(nn.Module):
-    """Linear, Swish, dropout, linear."""
-
-    def __init__(self, dim: int, hidden: int, dropout: float) -> None:
-        super().__init__()
-        self.in_proj = nn.Linear(dim, hidden)
-        self.dropout = nn.Dropout(dropout)
-        self.out_proj = nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out_proj(self.dropout(functional.silu(self.in_proj(x))))
-
-
 class _Layer(nn.Module):
     """Self-attention, cross-attention and feed-forward, each a residual branch that starts with a LayerNorm."""
 
@@ -111,7 +99,7 @@ class _Layer(nn.Module):
         self.cross_norm = nn.LayerNorm(dim)
         self.cross_attention = _Attention(dim, encoder_channels, width, num_heads)
         self.feed_forward_norm = nn.LayerNorm(dim)
-        self.feed_forward = _FeedForward(dim, config.feedforward, config.dropout)
+        self.feed_forward = SwishFeedForward(dim, config.feedforward, dropout=config.dropout)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x_MUC: Tensor, hidden_MUU: Tensor, frames_NTD: Tensor, hidden_N1T: Tensor) -> Tensor:
@@ -121,7 +109,7 @@ class _Layer(nn.Module):
         # Positions do not attend to each other here, so all those of an utterance are queries of one sequence.
         y_NPC = self.cross_norm(x_MUC).reshape(frames_NTD.shape[0], -1, x_MUC.shape[2])
         x_MUC = x_MUC + self.dropout(self.cross_attention(y_NPC, frames_NTD, hidden_N1T)).view_as(x_MUC)
-        return x_MUC + self.dropout(self.feed_forward(self.feed_forward_norm(x_MUC)))
+        return x_MUC + self.feed_forward(self.feed_forward_norm(x_MUC))
 
 
 class AttentionHead(nn.Module):
