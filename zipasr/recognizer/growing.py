@@ -37,13 +37,7 @@ class GrowingTranscript:
     """The transcript of one hypothesis of an utterance."""
 
     def __init__(self, tokenizer: Tokenizer, calibration: Calibration | None, start_frame: int) -> None:
-        """Start an utterance.
-
-        Args:
-            tokenizer: turns tokens into text.
-            calibration: of word confidences; None: they are not changed.
-            start_frame: first frame of the utterance in the stream, at 25 Hz.
-        """
+        """Start an utterance at a frame of the stream, at 25 Hz; a calibration changes the confidence of its words."""
         self._tokenizer, self._calibration, self._start_frame = tokenizer, calibration, start_frame
         self._hypothesis, self._transcript = Hypothesis(), Transcript("", joiner=tokenizer.word_joiner)
         self._is_clipped = False

@@ -80,14 +80,11 @@ class Recognizer:
         """A recognizer of these parts. Settings that are not explained here are those of `load` and fields of `Engine`.
 
         Args:
-            scorer: the model, on `device` and in eval mode.
-            tokenizer: the one that the model was trained with.
             features: configuration of the model's features; None: the published filterbank.
             graph: what may be said, in calls that name no graph; None: anything.
             default_search: what `auto` stands for, if the model has its heads; None: the best that they allow.
             tail_padding_frames: padding after every utterance at 100 Hz; 0 as in the original, where the batch matters.
-            use_true_times: whether tokens get the times at which they were said, found by aligning the text with the CTC
-                head; otherwise, or without that head, the times when the search emitted them.
+            use_true_times: no effect without a CTC head.
         Raises:
             ConfigError: as `load`.
             ValueError: `tail_padding_frames` is negative.

@@ -1,7 +1,7 @@
 """`KeywordSpotter`: audio in, events out, as soon as one of some keywords was said.
 
-Audio comes as for a `Stream`, in pieces of any size, and streams with keywords of their own are encoded and searched in one
-batch; what is found depends neither on the pieces nor on the other streams. Times are seconds from the start of the stream.
+What is found depends neither on the pieces in which audio comes nor on the other streams, whose keywords may differ. Times
+are seconds from the start of the stream.
 """
 
 from collections.abc import Iterator, Sequence

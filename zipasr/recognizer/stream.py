@@ -1,8 +1,7 @@
 """`Stream`: samples of audio that is still coming in -> a transcript of the speech so far.
 
-Samples become features (t, F) at 100 Hz as they come. Those are cut into windows of a chunk, and all streams whose next
-window is complete are encoded to 25 Hz and searched in one batch. The final result of a stream is that of the same search
-on the whole recording, encoded under the same chunk mask with the same padding (tests/recognizer/test_stream.py).
+The final result of a stream is that of the same search on the whole recording, encoded under the same chunk mask with the
+same padding (tests/recognizer/test_stream.py).
 """
 
 import dataclasses
