@@ -169,8 +169,6 @@ def _decode_batch(streams: Sequence[IncomingAudio]) -> None:
 
 def _check_kinds(samples: object, sample_rate_hz: object) -> None:
     """Raise ValueError for bytes, and for arguments in the order of other recognizers: the rate, then the samples."""
-    if isinstance(samples, (np.ndarray, Tensor)) and isinstance(sample_rate_hz, int):
-        return
     if isinstance(samples, (bytes, bytearray, memoryview)):
         raise ValueError(
             f"samples must be an array of numbers, but are {type(samples).__name__}; for 16-bit PCM pass "
