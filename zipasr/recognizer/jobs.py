@@ -27,7 +27,7 @@ def threads_per_job(num_jobs: int, num_threads: int, *, flag: str = "--jobs") ->
     """The threads of each of some jobs that together use at most `num_threads`.
 
     Raises:
-        ConfigError: there are fewer threads than jobs; the message names the flag.
+        ConfigError: `num_jobs` is not from 1 to `num_threads`; the message names the flag.
     """
     if not 1 <= num_jobs <= num_threads:
         raise ConfigError(
