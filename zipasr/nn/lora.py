@@ -89,7 +89,6 @@ def add_lora(model: nn.Module, config: LoraConfig, *, excluded: Collection[str] 
     """Add adapters to the layers that the configuration selects; the model is modified in place.
 
     Args:
-        model: the model.
         config: which layers get adapters, and their size.
         excluded: names of modules that get no adapters inside.
     Returns:

@@ -81,7 +81,6 @@ def plan_batches(engine: Engine, lens: Sequence[int], *, max_batch_s: float | No
     besides; elsewhere they are as full as possible.
 
     Args:
-        engine: the model.
         lens: number of features of each recording, at 100 Hz.
         max_batch_s: seconds of audio in a batch, padding included; a longer recording is a batch of its own. None: 60 on a
             CPU, 30 for exported graphs, 240 for those of chunks, 600 elsewhere.

@@ -105,7 +105,6 @@ def to_transcripts(
     """The transcript of every utterance of a batch, with its other hypotheses as alternatives.
 
     Args:
-        engine: the model.
         encoded: frames (N, T', D) at 25 Hz and their lengths.
         features: of each utterance, (T, F) at 100 Hz.
         ranked: n-best hypotheses of each utterance.
