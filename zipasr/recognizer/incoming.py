@@ -139,6 +139,15 @@ class IncomingAudio:
         while decode_streams([self]):
             pass
 
+    def _end(self, cure: str) -> None:
+        """End the input unless `input_finished` has, and decode the rest; raise RuntimeError if this was done before."""
+        if self._is_finished:
+            raise RuntimeError(f"a stream can be finished only once; {cure}")
+        if self._is_open:
+            self.input_finished()
+        self.decode()
+        self._is_finished = True
+
 
 @torch.inference_mode()
 def decode_streams(streams: Iterable[IncomingAudio]) -> int:

@@ -123,12 +123,7 @@ class SpotterStream(IncomingAudio):
         Raises:
             RuntimeError: the stream is finished already.
         """
-        if self._is_finished:
-            raise RuntimeError("a stream can be finished only once; start another with KeywordSpotter.stream()")
-        if self._is_open:
-            self.input_finished()
-        self.decode()
-        self._is_finished = True
+        self._end("start another with KeywordSpotter.stream()")
         self.search.finish([self._search_state])
         return self.events()
 

@@ -143,10 +143,6 @@ class Stream(IncomingAudio):
         Raises:
             RuntimeError: the stream is finished already.
         """
-        if self._is_finished:
-            raise RuntimeError("a stream can be finished only once; result() still has the last utterance")
-        if self._is_open:
-            self.input_finished()
-        self.decode()
-        self._is_finished, self._ranked = True, None
+        self._end("result() still has the last utterance")
+        self._ranked = None
         return self.result()
