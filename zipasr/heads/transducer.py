@@ -44,9 +44,7 @@ class TransducerConfig:
     in one frame, which a search with one label per frame misses; see docs/own_data.md."""
 
     def __post_init__(self) -> None:
-        if self.context_size < 1:
-            raise ConfigError(f"context_size must be at least 1, but is {self.context_size}")
-        for name in ("predictor_dim", "joiner_dim"):
+        for name in ("context_size", "predictor_dim", "joiner_dim"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, but is {getattr(self, name)}")
         if self.context_size > 1 and self.predictor_dim % 4:
