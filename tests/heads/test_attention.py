@@ -13,6 +13,7 @@ from zipasr.errors import ConfigError
 from zipasr.heads import attention
 from zipasr.heads.attention import AttentionConfig, AttentionHead
 from zipasr.hub import rename_state_dict
+from zipasr.nn.attention import sinusoids
 from zipasr.nn.encoded import Encoded
 
 
@@ -81,7 +82,7 @@ def test_loss_and_gradients_equal_golden() -> None:
 
 
 def test_positions_are_those_of_the_formula() -> None:
-    found = attention._positions(7, 6, torch.device("cpu"))
+    found = sinusoids(torch.arange(7), 6)
     for position in range(7):
         for i in range(3):
             angle = position / 10_000 ** (2 * i / 6)

@@ -82,7 +82,7 @@ def test_near_misses_of_each_stream_share_a_search() -> None:
     configs = [SpotterConfig(near=near, refractory_s=0.0) for near in (None, 0.3, 0.6, 0.9)]
     spotters = [recognizer.spotter(KEYWORDS, threshold=0.55, config=config) for config in configs]
     streams = [one.stream() for one in spotters]
-    assert len({stream.search_key for stream in streams}) == len(recognizer.engine._keyword_searches) == 1
+    assert len({stream.search for stream in streams}) == len(recognizer.engine._keyword_searches) == 1
     for stream in streams:
         stream.accept_waveform(RECORDINGS[0])
     while recognizer.decode_streams(streams):

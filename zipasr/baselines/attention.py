@@ -5,24 +5,16 @@ u, v learned per head. Memory and time grow as T^2.
 Source: Dai et al. 2019, arXiv:1901.02860, section 3.3; Gulati et al. 2020, arXiv:2005.08100, section 2.1.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-from zipasr.nn.attention import RelativeShift
+from zipasr.nn.attention import RelativeShift, sinusoids, split_heads
 
 
 def relative_positions(x: Tensor) -> Tensor:
-    """Encodings (2T - 1, D), for `x` (N, T, D), of the offsets T - 1, ..., 0, ..., -(T - 1), in the dtype of `x`.
-
-    Columns 2k and 2k + 1 are sin and cos of offset · 10000^(-2k / D), computed in float32.
-    """
+    """`sinusoids` (2T - 1, D), for `x` (N, T, D), of the offsets T - 1, ..., 0, ..., -(T - 1), in the dtype of `x`."""
     num_frames, channels = x.shape[1:]
-    offsets = torch.arange(num_frames - 1, -num_frames, -1, dtype=torch.float32, device=x.device)
-    columns = torch.arange(0, channels, 2, dtype=torch.float32, device=x.device)
-    angles = offsets.unsqueeze(1) * torch.exp(columns * (-math.log(10000.0) / channels))
-    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1).to(x.dtype)
+    return sinusoids(torch.arange(num_frames - 1, -num_frames, -1, device=x.device), channels).to(x.dtype)
 
 
 class RelativeAttention(nn.Module):
@@ -49,8 +41,8 @@ class RelativeAttention(nn.Module):
             positions: (2T - 1, D) from `relative_positions`.
             padding_mask: bool (N, T), True at padding frames, which are not attended to.
         """
-        query, key, value = (self._split_heads(part) for part in self.in_proj(x).chunk(3, dim=-1))
-        encoded_HPd = self._split_heads(self.linear_pos(positions))
+        query, key, value = (split_heads(part, self.num_heads) for part in self.in_proj(x).chunk(3, dim=-1))
+        encoded_HPd = split_heads(self.linear_pos(positions), self.num_heads)
         # Scaling the queries instead of the scores costs T / d times less.
         content_query = (query + self.pos_bias_u.unsqueeze(1)) * self.scale
         pos_query = (query + self.pos_bias_v.unsqueeze(1)) * self.scale
@@ -60,7 +52,3 @@ class RelativeAttention(nn.Module):
         weights_NHTT = scores_NHTT.masked_fill(padding_mask[:, None, None], lowest).softmax(-1)
         attended = self.dropout(weights_NHTT) @ value
         return self.out_proj(attended.transpose(1, 2).flatten(2))
-
-    def _split_heads(self, x: Tensor) -> Tensor:
-        """(..., T, D) -> (..., H, T, D / H)."""
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(-3, -2)

@@ -1,4 +1,4 @@
-"""Parts that several of the comparison encoders share: gating MLP, feed-forward module, batch normalization, padding, and
+"""Parts that several of the comparison encoders share: gating MLP, batch normalization, padding, and
 checks of configurations.
 
 Modules map (N, T, D) to (N, T, D) at any rate. Padding frames count as zeros, like the frames beyond both ends.
@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from zipasr.errors import ConfigError
 from zipasr.nn.convolution import DepthwiseConv
+from zipasr.nn.precision import widened
 
 
 def zero_padding(x: Tensor, mask: Tensor) -> Tensor:
@@ -40,20 +41,6 @@ class GatingMlp(nn.Module):
         return self.out_proj(self.dropout(gated))
 
 
-class FeedForward(nn.Module):
-    """Feed-forward module: Linear, Swish, dropout, Linear, dropout."""
-
-    def __init__(self, channels: int, hidden_channels: int, *, dropout: float) -> None:
-        super().__init__()
-        self.in_proj = nn.Linear(channels, hidden_channels)
-        self.out_proj = nn.Linear(hidden_channels, channels)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, T, D) to (N, T, D)."""
-        return self.dropout(self.out_proj(self.dropout(functional.silu(self.in_proj(x)))))
-
-
 class MaskedBatchNorm(nn.Module):
     """Batch normalization that ignores padding; without padding it equals `nn.BatchNorm1d`, whose tensor names it uses.
 
@@ -73,7 +60,7 @@ class MaskedBatchNorm(nn.Module):
 
     def forward(self, x: Tensor, padding_mask: Tensor) -> Tensor:
         """Normalize (N, T, D); `padding_mask` bool (N, T), True at padding."""
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        wide = widened(x)
         mean, variance = (
             self._batch_statistics(wide, padding_mask) if self.training else (self.running_mean, self.running_var)
         )

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zipasr.baselines.attention import RelativeAttention
-from zipasr.baselines.blocks import FeedForward, check_positive, zero_padding
+from zipasr.baselines.blocks import check_positive, zero_padding
 from zipasr.baselines.encoder import BaselineConfig, BlockEncoder
 from zipasr.nn.convolution import DepthwiseConv
+from zipasr.nn.feedforward import SwishFeedForward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,13 +82,13 @@ class ConformerBlock(nn.Module):
         super().__init__()
         channels, dropout = config.channels, config.dropout
         self.feedforward1_norm = nn.LayerNorm(channels)
-        self.feedforward1 = FeedForward(channels, config.feedforward, dropout=dropout)
+        self.feedforward1 = SwishFeedForward(channels, config.feedforward, dropout=dropout)
         self.attention_norm = nn.LayerNorm(channels)
         self.attention = RelativeAttention(channels, config.num_heads, dropout=dropout)
         self.convolution_norm = nn.LayerNorm(channels)
         self.convolution = ConvolutionModule(channels, config.kernel_size, dropout=dropout)
         self.feedforward2_norm = nn.LayerNorm(channels)
-        self.feedforward2 = FeedForward(channels, config.feedforward, dropout=dropout)
+        self.feedforward2 = SwishFeedForward(channels, config.feedforward, dropout=dropout)
         self.out_norm = nn.LayerNorm(channels)
         self.dropout = nn.Dropout(dropout)
 

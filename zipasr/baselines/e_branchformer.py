@@ -12,17 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from zipasr.baselines.attention import RelativeAttention
-from zipasr.baselines.blocks import (
-    FeedForward,
-    GatingMlp,
-    check_halves,
-    check_odd,
-    check_positive,
-    check_rates,
-    zero_padding,
-)
+from zipasr.baselines.blocks import GatingMlp, check_halves, check_odd, check_positive, check_rates, zero_padding
 from zipasr.baselines.encoder import BaselineConfig, BlockEncoder
 from zipasr.nn.convolution import DepthwiseConv
+from zipasr.nn.feedforward import SwishFeedForward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +68,7 @@ class EBranchformerBlock(nn.Module):
         super().__init__()
         channels, dropout = config.channels, config.dropout
         self.feedforward1_norm = nn.LayerNorm(channels)
-        self.feedforward1 = FeedForward(channels, config.feedforward, dropout=dropout)
+        self.feedforward1 = SwishFeedForward(channels, config.feedforward, dropout=dropout)
         self.attention_norm = nn.LayerNorm(channels)
         self.attention = RelativeAttention(channels, config.num_heads, dropout=dropout)
         self.gating_norm = nn.LayerNorm(channels)
@@ -83,7 +76,7 @@ class EBranchformerBlock(nn.Module):
         self.merge_conv = DepthwiseConv(2 * channels, config.merge_kernel_size)
         self.merge = nn.Linear(2 * channels, channels)
         self.feedforward2_norm = nn.LayerNorm(channels)
-        self.feedforward2 = FeedForward(channels, config.feedforward, dropout=dropout)
+        self.feedforward2 = SwishFeedForward(channels, config.feedforward, dropout=dropout)
         self.out_norm = nn.LayerNorm(channels)
         self.dropout = nn.Dropout(dropout)
 

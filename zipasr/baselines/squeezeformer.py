@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zipasr.baselines.attention import RelativeAttention, relative_positions
-from zipasr.baselines.blocks import FeedForward, MaskedBatchNorm, check_positive, zero_padding
+from zipasr.baselines.blocks import MaskedBatchNorm, check_positive, zero_padding
 from zipasr.baselines.encoder import BaselineConfig
 from zipasr.baselines.subsampling import SeparableSubsampling
 from zipasr.errors import ConfigError
 from zipasr.nn.convolution import DepthwiseConv
 from zipasr.nn.encoded import Encoded, check_input, padding_mask
+from zipasr.nn.feedforward import SwishFeedForward
 
 _REDUCE_KERNEL_SIZE = 5
 
@@ -138,13 +139,13 @@ class SqueezeformerBlock(nn.Module):
         self.attention = RelativeAttention(channels, config.num_heads, dropout=0.0)
         self.attention_norm = nn.LayerNorm(channels)
         self.feedforward1_scale = Scale(channels)
-        self.feedforward1 = FeedForward(channels, config.feedforward, dropout=dropout)
+        self.feedforward1 = SwishFeedForward(channels, config.feedforward, dropout=dropout)
         self.feedforward1_norm = nn.LayerNorm(channels)
         self.convolution_scale = Scale(channels)
         self.convolution = ConvolutionModule(channels, config.kernel_size, dropout=dropout)
         self.convolution_norm = nn.LayerNorm(channels)
         self.feedforward2_scale = Scale(channels)
-        self.feedforward2 = FeedForward(channels, config.feedforward, dropout=dropout)
+        self.feedforward2 = SwishFeedForward(channels, config.feedforward, dropout=dropout)
         self.feedforward2_norm = nn.LayerNorm(channels)
         self.dropout = nn.Dropout(dropout)
 

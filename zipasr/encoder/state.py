@@ -113,11 +113,7 @@ class StreamState:
         """One state of batch size 1 per stream; copies, or a paused stream would keep the whole batch in memory."""
         if self.batch_size == 1:
             return [self]
-        flat, chunk = self.to_flat(), self.chunk_frames_50hz
-        return [
-            self.from_flat([tensor[n : n + 1].clone() for tensor in flat], chunk_frames_50hz=chunk)
-            for n in range(self.batch_size)
-        ]
+        return [self.select([(self, slice(n, n + 1))]) for n in range(self.batch_size)]
 
     def to_flat(self) -> list[Tensor]:
         """All tensors in the order in which published streaming models pass them.

@@ -15,15 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zipasr.errors import ConfigError
-from zipasr.heads.precision import wide_linear, widened
 from zipasr.losses.arguments import require_span, require_vocabulary
 from zipasr.losses.label_smoothing import label_smoothing_loss
+from zipasr.nn.attention import sinusoids, split_heads
 from zipasr.nn.constraint import penalize_abs
 from zipasr.nn.encoded import Encoded
+from zipasr.nn.feedforward import SwishFeedForward
 from zipasr.nn.placement import moved
+from zipasr.nn.precision import wide_linear, widened
 
 _SCORE_LIMIT, _SCORE_PENALTY = 50.0, 1e-4  # the published recipe: larger attention scores are pushed back
-_POSITION_BASE = 10_000.0  # Vaswani et al., section 3.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +74,9 @@ class _Attention(nn.Module):
 
     def forward(self, x_NQC: Tensor, memory_NKM: Tensor, hidden_NQK: Tensor) -> Tensor:
         """Attend where `hidden_NQK` is false; it may be (N, 1, K) if it is the same for all queries."""
-        query_NHQE, key_NHKE = self._heads(self.query(x_NQC)), self._heads(self.key(memory_NKM))
-        value_NHKE = self._heads(self.value(memory_NKM))
+        query_NHQE = split_heads(self.query(x_NQC), self.num_heads)
+        key_NHKE = split_heads(self.key(memory_NKM), self.num_heads)
+        value_NHKE = split_heads(self.value(memory_NKM), self.num_heads)
         scores_NHQK = widened(query_NHQE @ key_NHKE.transpose(2, 3)) / math.sqrt(self.head_dim)
         if self.training:
             scores_NHQK = penalize_abs(scores_NHQK, limit=_SCORE_LIMIT, penalty=_SCORE_PENALTY)
@@ -84,23 +86,6 @@ class _Attention(nn.Module):
         weights_NHQK = scores_NHQK.softmax(-1).masked_fill(hidden_NHQK, 0.0)
         found_NHQE = weights_NHQK.to(value_NHKE.dtype) @ value_NHKE
         return self.out_proj(found_NHQE.transpose(1, 2).flatten(2))
-
-    def _heads(self, x_NTA: Tensor) -> Tensor:
-        """(N, T, A) -> (N, H, T, E)."""
-        return x_NTA.unflatten(2, (self.num_heads, self.head_dim)).transpose(1, 2)
-
-
-class _FeedForward(nn.Module):
-    """Linear, Swish, dropout, linear."""
-
-    def __init__(self, dim: int, hidden: int, dropout: float) -> None:
-        super().__init__()
-        self.in_proj = nn.Linear(dim, hidden)
-        self.dropout = nn.Dropout(dropout)
-        self.out_proj = nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out_proj(self.dropout(functional.silu(self.in_proj(x))))
 
 
 class _Layer(nn.Module):
@@ -114,7 +99,7 @@ class _Layer(nn.Module):
         self.cross_norm = nn.LayerNorm(dim)
         self.cross_attention = _Attention(dim, encoder_channels, width, num_heads)
         self.feed_forward_norm = nn.LayerNorm(dim)
-        self.feed_forward = _FeedForward(dim, config.feedforward, config.dropout)
+        self.feed_forward = SwishFeedForward(dim, config.feedforward, dropout=config.dropout)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x_MUC: Tensor, hidden_MUU: Tensor, frames_NTD: Tensor, hidden_N1T: Tensor) -> Tensor:
@@ -124,7 +109,7 @@ class _Layer(nn.Module):
         # Positions do not attend to each other here, so all those of an utterance are queries of one sequence.
         y_NPC = self.cross_norm(x_MUC).reshape(frames_NTD.shape[0], -1, x_MUC.shape[2])
         x_MUC = x_MUC + self.dropout(self.cross_attention(y_NPC, frames_NTD, hidden_N1T)).view_as(x_MUC)
-        return x_MUC + self.dropout(self.feed_forward(self.feed_forward_norm(x_MUC)))
+        return x_MUC + self.feed_forward(self.feed_forward_norm(x_MUC))
 
 
 class AttentionHead(nn.Module):
@@ -159,7 +144,7 @@ class AttentionHead(nn.Module):
         hidden_NT = encoded.is_padding_NT
 
         embedded_MUC = self.embedding(ids_MU) * math.sqrt(self.config.dim)
-        positions_UC = _positions(num_labels + 1, self.config.dim, device).to(embedded_MUC.dtype)
+        positions_UC = sinusoids(position_U, self.config.dim).to(embedded_MUC.dtype)
         x_MUC = self.dropout(embedded_MUC + positions_UC)
         for layer in self.layers:
             x_MUC = layer(x_MUC, hidden_MUU, encoded.frames, hidden_NT.unsqueeze(1))
@@ -210,11 +195,3 @@ class AttentionHead(nn.Module):
         require_span("label_lens", label_lens_NK, 0, num_labels, "labels")
         require_vocabulary("labels", labels_NKS, label_lens_NK, vocab_size)
         return size, num_sequences, num_labels
-
-
-def _positions(length: int, dim: int, device: torch.device) -> Tensor:
-    """Sinusoidal positions (length, dim), float32: sines at even, cosines at odd channels (Vaswani et al., section 3.5)."""
-    channel = torch.arange(0, dim, 2, device=device, dtype=torch.float32)
-    rate = (channel * (-math.log(_POSITION_BASE) / dim)).exp()
-    angle = torch.arange(length, device=device, dtype=torch.float32).unsqueeze(1) * rate
-    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)

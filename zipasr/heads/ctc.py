@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from zipasr.errors import ConfigError
-from zipasr.heads.precision import wide_linear, widened
 from zipasr.losses.consistency import consistency_loss
 from zipasr.losses.ctc import ctc_loss
 from zipasr.nn.encoded import Encoded
 from zipasr.nn.placement import moved
+from zipasr.nn.precision import wide_linear, widened
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zipasr.errors import ConfigError
-from zipasr.heads.precision import widened
 from zipasr.losses.arguments import require_vocabulary
 from zipasr.losses.lattice import KINDS, LatticeKind
 from zipasr.losses.transducer import prune_ranges, pruned_transducer_loss, simple_transducer_loss
 from zipasr.nn.constraint import Balancer
-from zipasr.nn.encoded import Encoded
+from zipasr.nn.encoded import Encoded, padding_mask
 from zipasr.nn.placement import moved
+from zipasr.nn.precision import widened
 from zipasr.nn.swoosh import scaled_linear
 
 
@@ -44,9 +44,7 @@ class TransducerConfig:
     in one frame, which a search with one label per frame misses; see docs/own_data.md."""
 
     def __post_init__(self) -> None:
-        if self.context_size < 1:
-            raise ConfigError(f"context_size must be at least 1, but is {self.context_size}")
-        for name in ("predictor_dim", "joiner_dim"):
+        for name in ("context_size", "predictor_dim", "joiner_dim"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, but is {getattr(self, name)}")
         if self.context_size > 1 and self.predictor_dim % 4:
@@ -111,12 +109,9 @@ class TransducerHead(nn.Module):
 
     def predict(self, labels_NS: Tensor) -> Tensor:
         """Predictor outputs (N, S + 1, predictor_dim) after each prefix of the labels, the empty prefix first."""
-        context = self.config.context_size
         ids = functional.pad(labels_NS.clamp(min=0), (1, 0), value=self.blank)
-        if context == 1:
-            return self.predictor(ids)
         # The original pads the embeddings with zeros here; id -1 embeds to zeros.
-        return self.predictor(functional.pad(ids, (context - 1, 0), value=-1))
+        return self.predictor(functional.pad(ids, (self.config.context_size - 1, 0), value=-1))
 
     def loss(self, encoded: Encoded, labels_NS: Tensor, label_lens: Tensor) -> dict[str, Tensor]:
         """The simple and the pruned transducer loss, each summed over the batch, in nats.
@@ -131,9 +126,8 @@ class TransducerHead(nn.Module):
         """
         config = self.config
         label_lens = moved(label_lens, labels_NS.device)
-        valid = torch.arange(labels_NS.shape[1], device=labels_NS.device) < label_lens.unsqueeze(1)
         require_vocabulary("labels", labels_NS, label_lens, self.predictor.embedding.num_embeddings, blank=self.blank)
-        labels_NS = labels_NS.masked_fill(~valid, self.blank)
+        labels_NS = labels_NS.masked_fill(padding_mask(label_lens, labels_NS), self.blank)
         frame_lens = encoded.lens.masked_fill(encoded.lens == 0, 1)  # the losses need a frame; these are left out below
         targets = labels_NS, frame_lens, label_lens
         contexts_NUP = self.predict(moved(labels_NS, encoded.frames.device))

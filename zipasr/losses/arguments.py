@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from zipasr.nn.encoded import padding_mask
 from zipasr.nn.placement import moved
 
 
@@ -66,13 +67,11 @@ def checked_targets(labels_NS: Tensor, frame_lens: Tensor, label_lens: Tensor, *
     if batch_size == 0:
         raise ValueError("the batch must hold at least one utterance, but N = 0")
 
-    num_labels = labels_NS.shape[1]
-    require_lens(frame_lens, label_lens, num_frames, num_labels)
+    require_lens(frame_lens, label_lens, num_frames, labels_NS.shape[1])
     require_vocabulary("labels", labels_NS, label_lens, vocab_size, blank=blank)
     # As int64: small types overflow in sums of lengths, and one of them, uint8, is a mask where it indexes.
     labels_NS, frame_lens, label_lens = (moved(x, scores.device).long() for x in (labels_NS, frame_lens, label_lens))
-    is_padding_NS = torch.arange(num_labels, device=scores.device) >= label_lens[:, None]
-    return Targets(labels_NS.masked_fill(is_padding_NS, blank), frame_lens, label_lens)
+    return Targets(labels_NS.masked_fill(padding_mask(label_lens, labels_NS), blank), frame_lens, label_lens)
 
 
 def require_vocabulary(name: str, labels: Tensor, label_lens: Tensor, vocab_size: int, *, blank: int | None = None) -> None:

@@ -1,11 +1,10 @@
 """Consistency of two views of a batch (CR-CTC): (2N, T, V) log-probabilities at 25 Hz in, (2N,) losses in nats out."""
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
 from zipasr.losses.arguments import is_readable, require_float32, require_integers, require_shape, require_span
-from zipasr.nn.placement import moved
+from zipasr.nn.encoded import padding_mask
 
 
 def consistency_loss(log_probs_2NTV: Tensor, lens_2N: Tensor) -> Tensor:
@@ -35,9 +34,7 @@ def consistency_loss(log_probs_2NTV: Tensor, lens_2N: Tensor) -> Tensor:
         if differ:
             raise ValueError(f"both views of an utterance must have the same length, but {differ} of {num_rows // 2} differ")
     require_span("lens", lens_2N, 0, num_frames, "frames")
-    lens_2N = moved(lens_2N, log_probs_2NTV.device)
 
     other_2NTV = log_probs_2NTV.detach().roll(num_rows // 2, dims=0)
     divergence_2NT = functional.kl_div(log_probs_2NTV, other_2NTV, reduction="none", log_target=True).sum(2)
-    is_padding_2NT = torch.arange(num_frames, device=lens_2N.device) >= lens_2N[:, None]
-    return divergence_2NT.masked_fill(is_padding_2NT, 0).sum(1)
+    return divergence_2NT.masked_fill(padding_mask(lens_2N, divergence_2NT), 0).sum(1)

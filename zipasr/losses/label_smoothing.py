@@ -1,10 +1,10 @@
 """Cross-entropy with label smoothing for attention decoders: logits (N, U, V), one row a label, in; (N,) nats out."""
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
 from zipasr.losses.arguments import require_float32, require_integers, require_shape, require_span, require_vocabulary
+from zipasr.nn.encoded import padding_mask
 from zipasr.nn.placement import moved
 
 _IGNORED = -100
@@ -42,12 +42,11 @@ def label_smoothing_loss(logits_NUV: Tensor, targets_NU: Tensor, target_lens: Te
 
     require_span("target_lens", target_lens, 0, num_targets, "targets")
     require_vocabulary("targets", targets_NU, target_lens, vocab_size)
-    device = logits_NUV.device
-    targets_NU, target_lens = moved(targets_NU, device), moved(target_lens, device)
-    is_target_NU = torch.arange(num_targets, device=device) < target_lens[:, None]
+    targets_NU = moved(targets_NU, logits_NUV.device).long()
+    targets_NU = targets_NU.masked_fill(padding_mask(target_lens, targets_NU), _IGNORED)
     loss = functional.cross_entropy(
         logits_NUV.flatten(0, 1),
-        targets_NU.long().masked_fill(~is_target_NU, _IGNORED).flatten(),
+        targets_NU.flatten(),
         ignore_index=_IGNORED,
         label_smoothing=smoothing,
         reduction="none",

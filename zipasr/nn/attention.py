@@ -127,9 +127,9 @@ class AttentionWeights(ScheduledModule):
         query_width = self.num_heads * self.query_head_dim
         query, key, pos_query = self.in_proj(x).split([query_width, query_width, self.num_heads * self.pos_head_dim], dim=-1)
         key = join(past, self.whiten_keys(self.balance_keys(key)))
-        query_NHTK = _split_heads(query, self.num_heads)
-        key_NHKT = _split_heads(key, self.num_heads).transpose(2, 3)
-        pos_query_NHTK = _split_heads(pos_query, self.num_heads)
+        query_NHTK = split_heads(query, self.num_heads)
+        key_NHKT = split_heads(key, self.num_heads).transpose(2, 3)
+        pos_query_NHTK = split_heads(pos_query, self.num_heads)
         if x.shape[1] > _BLOCK_ROWS and not self.training and is_cpu_inference(x):
             return _weights_in_blocks(query_NHTK, key_NHKT, pos_query_NHTK, self._encoded(positions), mask)
         scores_NHTT = query_NHTK @ key_NHKT
@@ -177,9 +177,20 @@ def _first_masked(mask_HTK: Tensor) -> int:
     return int(keys[0]) if len(keys) else mask_HTK.shape[2]
 
 
-def _split_heads(x: Tensor, num_heads: int) -> Tensor:
-    """(N, T, H·d) -> (N, H, T, d)."""
-    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """(..., T, H·d) -> (..., H, T, d)."""
+    return x.unflatten(-1, (num_heads, -1)).transpose(-3, -2)
+
+
+def sinusoids(positions: Tensor, channels: int) -> Tensor:
+    """Sinusoidal encodings (P, D), float32, of positions (P,).
+
+    Columns 2k and 2k + 1 are sin and cos of position · 10000^(-2k / D).
+    Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.5.
+    """
+    columns = torch.arange(0, channels, 2, dtype=torch.float32, device=positions.device)
+    angles = positions.float().unsqueeze(1) * (columns * (-math.log(10_000.0) / channels)).exp()
+    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
 
 
 class SelfAttention(nn.Module):
@@ -194,7 +205,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, weights: Tensor, past: Past | None = None) -> Tensor:
         """Map (N, T, D) under weights (N, H, T, L + T) to (N, T, D); `past` holds L earlier values."""
-        attended = weights @ _split_heads(join(past, self.in_proj(x)), self.num_heads)
+        attended = weights @ split_heads(join(past, self.in_proj(x)), self.num_heads)
         return self.whiten(self.out_proj(attended.transpose(1, 2).flatten(2)))
 
 

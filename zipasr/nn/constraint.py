@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from zipasr.nn.precision import widened
 from zipasr.nn.schedule import Schedule, ScheduledModule
 
 MEAN_ABS_TO_RMS = math.sqrt(math.pi / 2)
@@ -32,11 +33,6 @@ def normalized_mean(proportion_positive: float) -> float:
     """Mean over standard deviation of a near-Gaussian channel with this share of positive values."""
     y = 2.0 * proportion_positive - 1.0
     return _POSITIVE_TO_MEAN * 0.5 * (math.log(1.0 + y + 1e-10) - math.log(1.0 - y + 1e-10))
-
-
-def _widened(x: Tensor) -> Tensor:
-    """`x` as float32; float64 stays float64."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class _ChangeGradient(torch.autograd.Function):
@@ -63,7 +59,7 @@ def _balanced(grad: Tensor, x: Tensor, limits: tuple[float, float, float, float]
     Everything is centered: with raw powers of x, the terms of a nearly constant channel cancel and lose all precision.
     """
     mean_min, mean_max, rms_min, rms_max = limits
-    rows = _widened(x).reshape(-1, x.shape[-1])
+    rows = widened(x).reshape(-1, x.shape[-1])
     mean = rows.mean(0)
     centered = rows - mean
     variance = torch.linalg.vector_norm(centered, dim=0).square() / rows.shape[0]
@@ -121,7 +117,7 @@ class Balancer(ScheduledModule):
 def _whitening_metric(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     """The metric (1 if every group's covariance is the same multiple of I) and its gradient with respect to `x`."""
     channels = x.shape[-1] // num_groups
-    groups = _widened(x).reshape(-1, num_groups, channels).transpose(0, 1)
+    groups = widened(x).reshape(-1, num_groups, channels).transpose(0, 1)
     centered = groups - groups.mean(1, keepdim=True)
     covariance = centered.transpose(1, 2) @ centered
     size = num_groups * channels
@@ -202,7 +198,7 @@ class Whiten(ScheduledModule):
             self._late = _LateFlag(is_above)  # read when `prob` is next needed
             if not _reads_late(x) and self.prob == self.min_prob:
                 return grad
-            wide_grad = _widened(grad)
+            wide_grad = widened(grad)
             scale = self.grad_scale * wide_grad.norm() / (penalty.norm() + 1e-20)
             return torch.where(is_above, torch.addcmul(wide_grad, penalty, scale), wide_grad).to(grad.dtype)
 

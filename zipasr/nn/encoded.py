@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from zipasr.nn.placement import moved
 
@@ -30,13 +31,8 @@ def join_batches(batches: Sequence[Encoded]) -> Encoded:
     """The utterances of several batches, in order, as one; there must be a batch."""
     if len(batches) == 1:
         return batches[0]
-    first, num_frames = batches[0].frames, max(batch.frames.shape[1] for batch in batches)
-    frames_NTD = first.new_zeros(sum(len(batch.frames) for batch in batches), num_frames, first.shape[2])
-    start = 0
-    for frames, _ in batches:
-        frames_NTD[start : start + len(frames), : frames.shape[1]] = frames
-        start += len(frames)
-    return Encoded(frames_NTD, torch.cat([batch.lens for batch in batches]))
+    utterances = [frames_TD for batch in batches for frames_TD in batch.frames]
+    return Encoded(pad_sequence(utterances, batch_first=True), torch.cat([batch.lens for batch in batches]))
 
 
 def padding_mask(lens: Tensor, x: Tensor) -> Tensor:

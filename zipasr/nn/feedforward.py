@@ -1,6 +1,7 @@
-"""The feed-forward module of the Zipformer block: (N, T, D) -> (N, T, D)."""
+"""The feed-forward module of the Zipformer block, and that of other blocks: (N, T, D) -> (N, T, D)."""
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from zipasr.nn.attention import whitening_limit
 from zipasr.nn.constraint import Balancer, Whiten
@@ -29,3 +30,17 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, T, D) to (N, T, D)."""
         return self.out_whiten(self.out_proj(self.hidden_balancer(self.in_proj(x))))
+
+
+class SwishFeedForward(nn.Module):
+    """Feed-forward module of Conformer and Transformer: Linear, Swish, dropout, Linear, dropout."""
+
+    def __init__(self, channels: int, hidden_channels: int, *, dropout: float) -> None:
+        super().__init__()
+        self.in_proj = nn.Linear(channels, hidden_channels)
+        self.out_proj = nn.Linear(hidden_channels, channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, T, D) to (N, T, D)."""
+        return self.dropout(self.out_proj(self.dropout(functional.silu(self.in_proj(x)))))

@@ -89,7 +89,6 @@ def add_lora(model: nn.Module, config: LoraConfig, *, excluded: Collection[str] 
     """Add adapters to the layers that the configuration selects; the model is modified in place.
 
     Args:
-        model: the model.
         config: which layers get adapters, and their size.
         excluded: names of modules that get no adapters inside.
     Returns:
@@ -129,10 +128,9 @@ def add_lora(model: nn.Module, config: LoraConfig, *, excluded: Collection[str] 
         chosen.update(found)
     for name in names:
         if name in chosen:
-            parent, _, last = name.rpartition(".")
-            owner, layer = model.get_submodule(parent), model.get_submodule(name)
+            layer = model.get_submodule(name)
             assert isinstance(layer, nn.Linear | SwooshLinear)
-            setattr(owner, last, LoraLinear(layer, config))
+            model.set_submodule(name, LoraLinear(layer, config))
     return [name for name in names if name in chosen]
 
 
@@ -189,7 +187,6 @@ def merged_copy(model: M) -> M:
     """A plain copy of a model with its adapters merged into the weights; it shares no tensor with the original."""
     plain = copy.deepcopy(model)
     for name, layer in lora_layers(plain).items():
-        parent, _, last = name.rpartition(".")
         layer.base.weight.data = layer.merged_weight()
-        setattr(plain.get_submodule(parent), last, layer.base.requires_grad_(True))
+        plain.set_submodule(name, layer.base.requires_grad_(True))
     return plain

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from zipasr.nn.constraint import limit_param_value
+from zipasr.nn.precision import widened
 
 
 class _BiasNormFunction(torch.autograd.Function):
@@ -48,7 +49,7 @@ class BiasNorm(nn.Module):
 
         A half-precision model therefore stays in half precision, and under autocast the residual stream is float32.
         """
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        wide = widened(x)
         log_scale = limit_param_value(self.log_scale, minimum=-1.5, maximum=1.5, training=self.training)
         if torch.is_grad_enabled():
             y: Tensor = _BiasNormFunction.apply(wide, self.bias, log_scale)

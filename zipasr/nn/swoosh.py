@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from zipasr.nn.placement import is_cpu_inference
+from zipasr.nn.precision import widened
 from zipasr.nn.schedule import Schedule, ScheduledModule
 
 ActivationKind = Literal["swoosh_left", "swoosh_right", "swish"]
@@ -46,7 +47,7 @@ def inference_value(x: Tensor, kind: ActivationKind) -> Tensor:
     if kind == "swish" or x.numel() < _FEWEST_FAST or not is_cpu_inference(x):
         return _value(x, kind)
     shift, offset = SHIFT_AND_OFFSET[kind]
-    shifted = x.to(torch.promote_types(x.dtype, torch.float32)) - shift
+    shifted = widened(x) - shift
     y = shifted.clamp(max=_LINEAR_FROM).exp_().add_(1.0).log_()
     y = torch.maximum(y, shifted, out=y).add_(shifted, alpha=-SLOPE).sub_(offset + SLOPE * shift)
     return y.to(x.dtype)

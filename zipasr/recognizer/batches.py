@@ -1,6 +1,7 @@
 """Short recordings (samples,) at 16 kHz -> transcripts: those of similar length are encoded in one batch, and the frames of
 several batches are searched and aligned together."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -80,7 +81,6 @@ def plan_batches(engine: Engine, lens: Sequence[int], *, max_batch_s: float | No
     besides; elsewhere they are as full as possible.
 
     Args:
-        engine: the model.
         lens: number of features of each recording, at 100 Hz.
         max_batch_s: seconds of audio in a batch, padding included; a longer recording is a batch of its own. None: 60 on a
             CPU, 30 for exported graphs, 240 for those of chunks, 600 elsewhere.
@@ -134,12 +134,12 @@ def _cheapest_batches(
     """
     costs, last_sizes = [0.0], [0]
     for stop in range(1, len(lens) + 1):
-        best, best_size = costs[stop - 1] + run_frames + lens[stop - 1] * (1 + run_utterances), 1
-        for size in range(2, stop + 1):
-            num_frames = lens[stop - size] * size
-            if num_frames > max_frames:
+        best, best_size = math.inf, 0
+        for size in range(1, stop + 1):
+            longest = lens[stop - size]
+            if size > 1 and longest * size > max_frames:
                 break
-            cost = costs[stop - size] + run_frames + num_frames + lens[stop - size] * run_utterances
+            cost = costs[stop - size] + run_frames + longest * (size + run_utterances)
             if cost < best:
                 best, best_size = cost, size
         costs.append(best)

@@ -7,15 +7,14 @@ sees.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar, cast
+from typing import Any, NamedTuple
 
-from torch import Tensor
-
-from zipasr.encoder.rates import FRAME_MS_50HZ, window_length
+from zipasr.encoder.rates import FRAME_MS_50HZ
+from zipasr.encoder.window import WindowBuffer
 from zipasr.encoder.zipformer import ZipformerConfig
 from zipasr.errors import ConfigError
+from zipasr.features import PADDING_VALUE
 from zipasr.model import AsrModel
-from zipasr.nn.encoded import Encoded
 from zipasr.onnx_runtime import OnnxStreamingModel
 from zipasr.recognizer.slots import BatchedState
 from zipasr.search.scorer import Scorer
@@ -24,7 +23,6 @@ STREAM_TAIL_FRAMES = 30
 """Padding at 100 Hz after the audio that counts as audio: causal models emit late, and without it the last word is lost. As
 published (`streaming_decode.py`, with 13 more to fill the last window)."""
 _MAX_CHUNK_MS = 600_000
-EncoderState = TypeVar("EncoderState")
 _CHUNK_FRAMES_50HZ, _LEFT_CONTEXT_FRAMES_50HZ = 32, 128
 
 
@@ -50,39 +48,26 @@ class ChunkConfig:
     do so."""
 
 
-class StreamingEncoder(Protocol[EncoderState]):
-    """An encoder of chunks: `AsrModel` with a causal Zipformer, or `OnnxStreamingModel`."""
-
-    def initial_state(self, batch_size: int, *, chunk_frames_50hz: int, left_context_frames_50hz: int) -> EncoderState:
-        """The state of streams before their first chunk."""
-
-    def encode_chunk(self, features: Tensor, lens: Tensor, state: EncoderState) -> tuple[Encoded, EncoderState]:
-        """Encode the next chunk of every stream of a batch: its frames, and the state for the chunks after it."""
-
-
-def streaming_encoder(scorer: Scorer) -> StreamingEncoder[BatchedState]:
-    """The encoder of a model that can stream. It takes back only states that it returned itself.
-
-    Raises:
-        ConfigError: the model cannot stream.
-    """
-    return cast(StreamingEncoder[BatchedState], _streaming_model(scorer))
-
-
 def initial_state(scorer: Scorer, sizes: ChunkSizes) -> BatchedState:
     """The encoder's state of a stream before its first chunk.
 
     Raises:
         ConfigError: the model cannot stream.
     """
+    model: Any = streaming_model(scorer)
     chunk, left_context = sizes
     try:
-        return streaming_encoder(scorer).initial_state(1, chunk_frames_50hz=chunk, left_context_frames_50hz=left_context)
+        return model.initial_state(1, chunk_frames_50hz=chunk, left_context_frames_50hz=left_context)
     except ValueError as error:  # an ablation
         raise ConfigError(f"this model cannot stream: {error}; use transcribe") from error
 
 
-def _streaming_model(scorer: Scorer) -> AsrModel | OnnxStreamingModel:
+def streaming_model(scorer: Scorer) -> AsrModel | OnnxStreamingModel:
+    """The model, if it can stream.
+
+    Raises:
+        ConfigError: it cannot.
+    """
     if isinstance(scorer, OnnxStreamingModel):
         return scorer
     if not isinstance(scorer, AsrModel):
@@ -106,7 +91,7 @@ def sizes_of(scorer: Scorer, chunk: int | None, left_context: int | None) -> Chu
     Raises:
         ConfigError: the model cannot stream, or not with these sizes.
     """
-    model = _streaming_model(scorer)
+    model = streaming_model(scorer)
     if isinstance(model, AsrModel):
         assert isinstance(model.config.encoder, ZipformerConfig)
         return choose_sizes(model.config.encoder, chunk, left_context)
@@ -120,9 +105,10 @@ def sizes_of(scorer: Scorer, chunk: int | None, left_context: int | None) -> Chu
     return own
 
 
-def window_frames_of(scorer: Scorer, sizes: ChunkSizes) -> int:
-    """Features at 100 Hz in the window of a chunk."""
-    return scorer.window_frames if isinstance(scorer, OnnxStreamingModel) else window_length(sizes.chunk)
+def window_buffer(scorer: Scorer, sizes: ChunkSizes) -> WindowBuffer:
+    """The buffer of a new stream, which cuts its features into the windows of chunks."""
+    window_frames = scorer.window_frames if isinstance(scorer, OnnxStreamingModel) else None
+    return WindowBuffer(sizes.chunk, padding_value=PADDING_VALUE, window_frames=window_frames)
 
 
 def masks_padding(scorer: Scorer) -> bool:

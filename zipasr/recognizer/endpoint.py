@@ -54,7 +54,6 @@ def is_endpoint(config: EndpointConfig, *, trailing_silence_s: float, utterance_
     """Whether an utterance is over.
 
     Args:
-        config: the rules.
         trailing_silence_s: time since its last token, or its length if it has none.
         utterance_length_s: time since its start.
     Raises:

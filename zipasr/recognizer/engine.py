@@ -6,6 +6,7 @@ batch included, is followed by a few frames of padding, so that its result does 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,6 @@ from torch.nn.utils.rnn import pad_sequence
 
 from zipasr.device import Precision, arithmetic, check_precision
 from zipasr.encoder.rates import window_length
-from zipasr.encoder.window import WindowBuffer
 from zipasr.errors import ConfigError
 from zipasr.features import PADDING_VALUE, Fbank
 from zipasr.nn.encoded import Encoded
@@ -23,12 +23,12 @@ from zipasr.recognizer.chunks import (
     ChunkSizes,
     initial_state,
     masks_padding,
-    streaming_encoder,
-    window_frames_of,
+    streaming_model,
+    window_buffer,
 )
 from zipasr.recognizer.slots import BatchedState, Slots
 from zipasr.search.confidence import Calibration
-from zipasr.search.finding import find_hypotheses, find_with_each
+from zipasr.search.finding import find_with_each
 from zipasr.search.graph import TokenGraph
 from zipasr.search.hotwords import HotwordGraph
 from zipasr.search.hypothesis import Hypothesis
@@ -113,12 +113,13 @@ class Engine:
 
         Args:
             windows: features of each stream with the number of valid ones, from `WindowBuffer.pop`.
-            state: of these streams, from `streaming_encoder`.
+            state: of these streams, from this method or `initial_state`.
         """
+        model: Any = streaming_model(self.scorer)  # it takes back the states that it returned
         features = torch.stack([self._normalized(*window) for window in windows]).to(self.device)
         lens_N = torch.tensor([valid for _, valid in windows], device=self.device)
         with torch.inference_mode(), arithmetic(self.precision, self.device):
-            encoded, after = streaming_encoder(self.scorer).encode_chunk(features, lens_N, state)
+            encoded, after = model.encode_chunk(features, lens_N, state)
         return self.to_float32(encoded), after
 
     def _normalized(self, window: Tensor, num_valid: int) -> Tensor:
@@ -130,8 +131,7 @@ class Engine:
         """`encode` window by window, for features that depend on the window."""
         frames = []
         for own in features:
-            window_frames = window_frames_of(self.scorer, sizes)
-            buffer = WindowBuffer(sizes.chunk, padding_value=PADDING_VALUE, window_frames=window_frames)
+            buffer = window_buffer(self.scorer, sizes)
             buffer.push(torch.nn.functional.pad(own, (0, 0, 0, STREAM_TAIL_FRAMES), value=PADDING_VALUE))
             buffer.finish()
             state, pieces = initial_state(self.scorer, sizes), []
@@ -144,9 +144,10 @@ class Engine:
     def stream_search(self, config: SearchConfig) -> AnySearch:
         """The search of all streams with the same settings, which `resolve_search` has checked."""
         if config not in self._searches:
-            self._searches[config] = make_stream_search(
+            search = make_stream_search(
                 self.scorer, config, unk_id=self.tokenizer.unk_id, language_models=self.language_models
             )
+            self._searches.setdefault(config, search)  # another thread may have been faster
         return self._searches[config]
 
     def keyword_search(self, config: SpotterConfig) -> KeywordSearch:
@@ -157,7 +158,7 @@ class Engine:
         """
         shared = replace(config, near=None)
         if shared not in self._keyword_searches:
-            self._keyword_searches[shared] = KeywordSearch(self.scorer, shared, unk_id=self.tokenizer.unk_id)
+            self._keyword_searches.setdefault(shared, KeywordSearch(self.scorer, shared, unk_id=self.tokenizer.unk_id))
         return self._keyword_searches[shared]
 
     def to_float32(self, encoded: Encoded) -> Encoded:
@@ -181,15 +182,8 @@ class Engine:
         graphs: Sequence[TokenGraph] = (),
     ) -> list[list[Hypothesis]]:
         """The n-best hypotheses of each utterance of a batch, by a search that `resolve_search` has checked."""
-        return find_hypotheses(
-            self.scorer,
-            encoded,
-            search,
-            unk_id=self.tokenizer.unk_id,
-            language_models=self.language_models,
-            hotwords=hotwords,
-            graphs=graphs,
-        )
+        (found,) = self.find_with_each(encoded, [search], hotwords=hotwords, graphs=graphs)
+        return found
 
     def find_with_each(
         self,

@@ -109,7 +109,6 @@ def transcribe_in_batches(
     """The results of files, in their order.
 
     Args:
-        paths: the files.
         channels_of: what to transcribe of a file; raises AudioError if the file cannot be read.
         transcribe_many: a transcript for each of some short recordings.
         transcribe_long: the transcript of a long one; raises AudioError if its blocks cannot be read to the end.

@@ -63,11 +63,8 @@ class GraphReport:
     """What was written."""
 
     folder: str
-    """The folder of the graph."""
     num_states: int
-    """States of the graph."""
     num_arcs: int
-    """Arcs of the graph."""
     num_outputs: int
     """Words and tags that it can put out."""
     slots: tuple[str, ...]

@@ -5,6 +5,7 @@ spelled, timed and grouped again. Beam searches may change earlier tokens; the t
 before them. Where a graph puts out words that the tokens do not write, the transcript starts over with each chunk.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -32,22 +33,11 @@ class _Mark(NamedTuple):
 _START = _Mark(0, 0, 0, 0, False)
 
 
-def _from(hypothesis: Hypothesis, start: int) -> Hypothesis:
-    """The tokens of a hypothesis from one on."""
-    return Hypothesis(hypothesis.ids[start:], hypothesis.frames[start:], hypothesis.log_probs[start:])
-
-
 class GrowingTranscript:
     """The transcript of one hypothesis of an utterance."""
 
     def __init__(self, tokenizer: Tokenizer, calibration: Calibration | None, start_frame: int) -> None:
-        """Start an utterance.
-
-        Args:
-            tokenizer: turns tokens into text.
-            calibration: of word confidences; None: they are not changed.
-            start_frame: first frame of the utterance in the stream, at 25 Hz.
-        """
+        """Start an utterance at a frame of the stream, at 25 Hz; a calibration changes the confidence of its words."""
         self._tokenizer, self._calibration, self._start_frame = tokenizer, calibration, start_frame
         self._hypothesis, self._transcript = Hypothesis(), Transcript("", joiner=tokenizer.word_joiner)
         self._is_clipped = False
@@ -64,14 +54,11 @@ class GrowingTranscript:
             return self._transcribe(hypothesis, duration_s)
         if self._is_clipped or hypothesis[:3] != self._hypothesis[:3]:
             self._rebuild(hypothesis, duration_s)
-        self._hypothesis, known = hypothesis, self._transcript
-        return Transcript(
-            known.text,
-            tokens=known.tokens,
-            words=known.words,
+        self._hypothesis = hypothesis
+        return dataclasses.replace(
+            self._transcript,
             duration_s=duration_s,
             score=hypothesis.score,
-            joiner=known.joiner,
             slots=slots_by(hypothesis),
             shortfall=hypothesis.shortfall,
         )
@@ -81,7 +68,9 @@ class GrowingTranscript:
         while not self._is_valid(self._marks[-1], hypothesis):
             self._marks.pop()
         mark, known = self._marks[-1], self._transcript
-        rest = self._transcribe(_from(hypothesis, mark.num_ids), duration_s)
+        start = mark.num_ids
+        changed = Hypothesis(hypothesis.ids[start:], hypothesis.frames[start:], hypothesis.log_probs[start:])
+        rest = self._transcribe(changed, duration_s)
         self._transcript = Transcript(
             self._joined(known.text[: mark.num_characters], rest.text, mark.is_apart),
             tokens=known.tokens[: mark.num_tokens] + rest.tokens,

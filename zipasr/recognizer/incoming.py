@@ -7,8 +7,8 @@ searched for text (`Stream`) or for keywords (`SpotterStream`).
 
 import math
 import numbers
-from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import soxr
@@ -17,10 +17,8 @@ from torch import Tensor
 
 from zipasr.audio.samples import INT16_CURE, MAX_LEVEL, MAX_RATE_HZ, MIN_RATE_HZ, SAMPLE_RATE_HZ, scaled
 from zipasr.encoder.rates import FEATURE_RATE_HZ
-from zipasr.encoder.window import WindowBuffer
 from zipasr.features import PADDING_VALUE
-from zipasr.nn.encoded import Encoded
-from zipasr.recognizer.chunks import STREAM_TAIL_FRAMES, initial_state, sizes_of, window_frames_of
+from zipasr.recognizer.chunks import STREAM_TAIL_FRAMES, ChunkSizes, initial_state, window_buffer
 from zipasr.recognizer.engine import Engine
 from zipasr.recognizer.slots import Slot
 
@@ -30,17 +28,19 @@ _FEATURE_MS, _FEATURE_REACH_MS = 1000.0 / FEATURE_RATE_HZ, 17.5
 """Step of the features, and the audio that one needs after its start."""
 
 
-class IncomingAudio(ABC):
-    """The audio of a stream, and the state of its encoder."""
+class IncomingAudio:
+    """The audio of a stream, the state of its encoder, and the search that a kind of stream chooses."""
 
-    def __init__(self, engine: Engine, *, chunk_frames_50hz: int | None, left_context_frames_50hz: int | None) -> None:
-        """See `Recognizer.stream`."""
-        self.engine = engine
-        self.sizes = sizes_of(engine.scorer, chunk_frames_50hz, left_context_frames_50hz)
-        self._slot = Slot(initial_state(engine.scorer, self.sizes))
+    search: Any
+    """The search of its frames; streams that have the same one are searched together."""
+    _search_state: Any
+
+    def __init__(self, engine: Engine, sizes: ChunkSizes) -> None:
+        """A new stream, encoded in chunks of these sizes."""
+        self.engine, self.sizes = engine, sizes
+        self._slot = Slot(initial_state(engine.scorer, sizes))
         self._fbank = engine.fbank.stream()
-        window_frames = window_frames_of(engine.scorer, self.sizes)
-        self._buffer = WindowBuffer(self.sizes.chunk, padding_value=PADDING_VALUE, window_frames=window_frames)
+        self._buffer = window_buffer(engine.scorer, sizes)
         self._sample_rate_hz: int | None = None
         self._resampler: soxr.ResampleStream | None = None
         self._waiting: list[np.ndarray] = []
@@ -48,14 +48,8 @@ class IncomingAudio(ABC):
         self._num_samples = self._num_features = 0
         self._is_open, self._is_finished = True, False
 
-    @property
-    @abstractmethod
-    def search_key(self) -> Hashable:
-        """What streams must share to be searched together, besides their kind."""
-
-    @abstractmethod
-    def search_together(self, streams: Sequence["IncomingAudio"], encoded: Encoded) -> None:
-        """Search the next frames of streams of this kind, a row for each; this one is the first of them."""
+    def _has_advanced(self) -> None:
+        """Called when the search has advanced by the frames of a chunk."""
 
     @property
     def latency_ms(self) -> float:
@@ -156,17 +150,26 @@ class IncomingAudio(ABC):
         while decode_streams([self]):
             pass
 
+    def _end(self, cure: str) -> None:
+        """End the input unless `input_finished` has, and decode the rest; raise RuntimeError if this was done before."""
+        if self._is_finished:
+            raise RuntimeError(f"a stream can be finished only once; {cure}")
+        if self._is_open:
+            self.input_finished()
+        self.decode()
+        self._is_finished = True
+
 
 @torch.inference_mode()
 def decode_streams(streams: Iterable[IncomingAudio]) -> int:
     """Decode one chunk of every stream that is ready; return the number of streams that were ready.
 
-    Streams of the same kind, sizes and search form a batch. All must belong to the same recognizer.
+    Streams of the same sizes and search form a batch. All must belong to the same recognizer.
     """
-    batches: dict[Hashable, list[IncomingAudio]] = {}
+    batches: dict[tuple[ChunkSizes, int], list[IncomingAudio]] = {}
     for stream in dict.fromkeys(streams):
         if stream.is_ready():
-            batches.setdefault((type(stream), stream.sizes, stream.search_key), []).append(stream)
+            batches.setdefault((stream.sizes, id(stream.search)), []).append(stream)
     for batch in batches.values():
         _decode_batch(batch)
     return sum(map(len, batches.values()))
@@ -179,13 +182,13 @@ def _decode_batch(streams: Sequence[IncomingAudio]) -> None:
     windows = [window for stream in streams if (window := stream._buffer.pop()) is not None]
     encoded, state = engine.encode_windows(windows, engine.slots.gather(slots))
     engine.slots.put(slots, state)
-    streams[0].search_together(streams, encoded)
+    streams[0].search.advance([stream._search_state for stream in streams], encoded)
+    for stream in streams:
+        stream._has_advanced()
 
 
 def _check_kinds(samples: object, sample_rate_hz: object) -> None:
     """Raise ValueError for bytes, and for arguments in the order of other recognizers: the rate, then the samples."""
-    if isinstance(samples, (np.ndarray, Tensor)) and isinstance(sample_rate_hz, int):
-        return
     if isinstance(samples, (bytes, bytearray, memoryview)):
         raise ValueError(
             f"samples must be an array of numbers, but are {type(samples).__name__}; for 16-bit PCM pass "

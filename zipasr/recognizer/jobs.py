@@ -26,12 +26,8 @@ _load: Callable[[], Recognizer] | None = None
 def threads_per_job(num_jobs: int, num_threads: int, *, flag: str = "--jobs") -> int:
     """The threads of each of some jobs that together use at most `num_threads`.
 
-    Args:
-        num_jobs: the number that `flag` gives.
-        num_threads: of all together.
-        flag: for messages.
     Raises:
-        ConfigError: there are not that many threads.
+        ConfigError: `num_jobs` is not from 1 to `num_threads`; the message names the flag.
     """
     if not 1 <= num_jobs <= num_threads:
         raise ConfigError(
@@ -46,8 +42,6 @@ def transcribe_in_processes(
     """The results of files in their order, several being transcribed at once.
 
     Args:
-        paths: the files.
-        num_jobs: number of processes.
         load: loads the recognizer of a process; like `transcribe`, it must be possible to pickle it.
         transcribe: the results of one file, such as a partial of `Recognizer.transcribe_files` for a list of one.
     Raises:

@@ -24,8 +24,7 @@ def transcribe_with_each(
     Args:
         recognizer: the model, and how it cuts long recordings.
         samples: (samples,) float32 at 16 kHz.
-        find_with_each: searches a batch of pieces.
-        num_searches: number of its searches.
+        find_with_each: searches a batch of pieces in `num_searches` ways.
     Returns:
         A transcript for each search, its confidence as the model has it.
     """

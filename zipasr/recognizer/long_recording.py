@@ -76,7 +76,6 @@ def transcribe_blocks(
     Args:
         blocks: consecutive samples (samples,) float32 at 16 kHz.
         transcribe_many: a transcript for each of some pieces, in order; they are read one by one.
-        config: how to cut the recording.
         detector: finds speech; None: windows.
         joiner: separator of words.
         group_s: audio that `transcribe_many` gets at once, at least; fewer seconds need less memory.

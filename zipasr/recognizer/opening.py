@@ -23,13 +23,9 @@ class OpenedModel(NamedTuple):
     """A model with the files that belong to it."""
 
     scorer: Scorer
-    """The model, on its device."""
     tokenizer: Tokenizer
-    """The tokenizer that the model was trained with."""
     features: FbankConfig
-    """Configuration of its features."""
     device: torch.device
-    """Device of the model."""
     folder: Path
     """Folder that it was read from, which also holds calibrations and the default search."""
 

@@ -23,7 +23,7 @@ from zipasr.errors import ConfigError
 from zipasr.features import Fbank, FbankConfig
 from zipasr.lm.ngram_file import NGRAM_FILE
 from zipasr.recognizer.batches import transcribe_batches
-from zipasr.recognizer.chunks import ChunkConfig, recording_sizes
+from zipasr.recognizer.chunks import ChunkConfig, ChunkSizes, recording_sizes, sizes_of
 from zipasr.recognizer.endpoint import EndpointConfig
 from zipasr.recognizer.engine import TAIL_PADDING_FRAMES, Engine
 from zipasr.recognizer.files import AudioSource, FileResult, ReadChannel, read_channels, transcribe_in_batches
@@ -80,14 +80,11 @@ class Recognizer:
         """A recognizer of these parts. Settings that are not explained here are those of `load` and fields of `Engine`.
 
         Args:
-            scorer: the model, on `device` and in eval mode.
-            tokenizer: the one that the model was trained with.
             features: configuration of the model's features; None: the published filterbank.
             graph: what may be said, in calls that name no graph; None: anything.
             default_search: what `auto` stands for, if the model has its heads; None: the best that they allow.
             tail_padding_frames: padding after every utterance at 100 Hz; 0 as in the original, where the batch matters.
-            use_true_times: whether tokens get the times at which they were said, found by aligning the text with the CTC
-                head; otherwise, or without that head, the times when the search emitted them.
+            use_true_times: no effect without a CTC head.
         Raises:
             ConfigError: as `load`.
             ValueError: `tail_padding_frames` is negative.
@@ -349,8 +346,7 @@ class Recognizer:
         return Stream(
             self.engine,
             self._resolved_for(self._requested, graph, has_hotwords=phrases is not None),
-            chunk_frames_50hz=_given(chunk_frames_50hz, self._chunks.chunk_frames_50hz),
-            left_context_frames_50hz=_given(left_context_frames_50hz, self._chunks.left_context_frames_50hz),
+            self._sizes(chunk_frames_50hz, left_context_frames_50hz),
             hotwords=phrases,
             graph=graph,
             endpoint=endpoint or EndpointConfig(),
@@ -379,15 +375,18 @@ class Recognizer:
         if config.max_symbols_per_frame is None:
             config = dataclasses.replace(config, max_symbols_per_frame=self.search.max_symbols_per_frame)
         found = encode_keywords(_phrases(keywords), self.engine.tokenizer, default_boost=boost, default_threshold=threshold)
-        spotter = KeywordSpotter(
-            self.engine,
-            found,
-            config,
-            chunk_frames_50hz=self._chunks.chunk_frames_50hz,
-            left_context_frames_50hz=self._chunks.left_context_frames_50hz,
-        )
+        spotter = KeywordSpotter(self.engine, found, config, self._sizes())
         spotter.stream()  # to find at once that it cannot
         return spotter
+
+    def _sizes(self, chunk_frames_50hz: int | None = None, left_context_frames_50hz: int | None = None) -> ChunkSizes:
+        """The chunk and left context of a stream: as given, or else as configured."""
+        usual = self._chunks
+        return sizes_of(
+            self.engine.scorer,
+            usual.chunk_frames_50hz if chunk_frames_50hz is None else chunk_frames_50hz,
+            usual.left_context_frames_50hz if left_context_frames_50hz is None else left_context_frames_50hz,
+        )
 
     def decode_streams(self, streams: Iterable[IncomingAudio]) -> int:
         """Decode one chunk of every stream that is ready, in one batch; return the number of streams that were ready.
@@ -533,10 +532,6 @@ def _check_kind(graph: object) -> None:
             f"graph must be from zipasr.search.graph.load_graph, but is {type(graph).__name__}; write "
             "load_graph(FOLDER, recognizer.engine.tokenizer)"
         )
-
-
-def _given(value: int | None, usual: int | None) -> int | None:
-    return usual if value is None else value
 
 
 load = Recognizer.load

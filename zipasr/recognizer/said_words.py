@@ -49,13 +49,7 @@ def said_parts(hypothesis: Hypothesis, tokenizer: Tokenizer) -> list[SaidPart] |
 
 
 def said_text(hypothesis: Hypothesis, tokenizer: Tokenizer, parts: Sequence[SaidPart] | None = None) -> str:
-    """The text of a hypothesis.
-
-    Args:
-        hypothesis: from any search.
-        tokenizer: turns tokens into text.
-        parts: from `said_parts`, if they are known.
-    """
+    """The text of a hypothesis, whose parts are those of `said_parts`, if they are known."""
     if parts is None:
         parts = said_parts(hypothesis, tokenizer)
     if parts is None:

@@ -1,7 +1,7 @@
 """`KeywordSpotter`: audio in, events out, as soon as one of some keywords was said.
 
-Audio comes as for a `Stream`, in pieces of any size, and streams with keywords of their own are encoded and searched in one
-batch; what is found depends neither on the pieces nor on the other streams. Times are seconds from the start of the stream.
+What is found depends neither on the pieces in which audio comes nor on the other streams, whose keywords may differ. Times
+are seconds from the start of the stream.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from zipasr.encoder.rates import FRAME_S_25HZ
-from zipasr.nn.encoded import Encoded
+from zipasr.recognizer.chunks import ChunkSizes
 from zipasr.recognizer.engine import Engine
 from zipasr.recognizer.incoming import IncomingAudio, decode_streams
 from zipasr.search.keywords import KeywordMatch, KeywordSet, SpotterConfig
@@ -53,36 +53,17 @@ class KeywordEvent:
 class KeywordSpotter:
     """A recognizer with keywords; create it with `Recognizer.spotter`."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        keywords: KeywordSet,
-        config: SpotterConfig,
-        *,
-        chunk_frames_50hz: int | None = None,
-        left_context_frames_50hz: int | None = None,
-    ) -> None:
+    def __init__(self, engine: Engine, keywords: KeywordSet, config: SpotterConfig, sizes: ChunkSizes) -> None:
         """See `Recognizer.spotter`."""
-        self.engine, self.keywords, self.config = engine, keywords, config
-        self._chunk, self._left_context = chunk_frames_50hz, left_context_frames_50hz
+        self.engine, self.keywords, self.config, self.sizes = engine, keywords, config, sizes
 
     def stream(self) -> "SpotterStream":
-        """A new stream, for audio that is still coming in.
-
-        Raises:
-            ConfigError: the model cannot stream, or not with these chunks.
-        """
-        return SpotterStream(self, chunk_frames_50hz=self._chunk, left_context_frames_50hz=self._left_context)
+        """A new stream, for audio that is still coming in."""
+        return SpotterStream(self)
 
     def reporting_everything(self) -> "KeywordSpotter":
         """A spotter of the same keywords that tells all that its beam completes as near misses, and never starts over."""
-        return KeywordSpotter(
-            self.engine,
-            self.keywords.without_events(),
-            replace(self.config, near=0.0),
-            chunk_frames_50hz=self._chunk,
-            left_context_frames_50hz=self._left_context,
-        )
+        return KeywordSpotter(self.engine, self.keywords.without_events(), replace(self.config, near=0.0), self.sizes)
 
     def spot(self, samples: np.ndarray) -> list[KeywordEvent]:
         """The events in a recording: samples (samples,) at 16 kHz."""
@@ -125,25 +106,12 @@ class SpotterStream(IncomingAudio):
     A server calls `Recognizer.decode_streams` instead of `decode`, for all its streams at once.
     """
 
-    def __init__(
-        self, spotter: KeywordSpotter, *, chunk_frames_50hz: int | None, left_context_frames_50hz: int | None
-    ) -> None:
+    def __init__(self, spotter: KeywordSpotter) -> None:
         """See `KeywordSpotter.stream`."""
-        super().__init__(
-            spotter.engine, chunk_frames_50hz=chunk_frames_50hz, left_context_frames_50hz=left_context_frames_50hz
-        )
+        super().__init__(spotter.engine, spotter.sizes)
         self._spotter = spotter
-        self._search = spotter.engine.keyword_search(spotter.config)
-        self._search_state = self._search.start(spotter.keywords.trie, near=spotter.config.near)
-
-    @property
-    def search_key(self) -> SpotterConfig:
-        """What streams must share to be searched together; their keywords and near misses may differ."""
-        return self._search.config
-
-    def search_together(self, streams: Sequence[IncomingAudio], encoded: Encoded) -> None:
-        """Search the next frames of streams; this one is the first of them."""
-        self._search.advance([stream._search_state for stream in streams if isinstance(stream, SpotterStream)], encoded)
+        self.search = spotter.engine.keyword_search(spotter.config)
+        self._search_state = self.search.start(spotter.keywords.trie, near=spotter.config.near)
 
     def events(self) -> list[KeywordEvent]:
         """Return the events, and near misses if they are wanted, since the last call; each is returned once."""
@@ -155,13 +123,8 @@ class SpotterStream(IncomingAudio):
         Raises:
             RuntimeError: the stream is finished already.
         """
-        if self._is_finished:
-            raise RuntimeError("a stream can be finished only once; start another with KeywordSpotter.stream()")
-        if self._is_open:
-            self.input_finished()
-        self.decode()
-        self._is_finished = True
-        self._search.finish([self._search_state])
+        self._end("start another with KeywordSpotter.stream()")
+        self.search.finish([self._search_state])
         return self.events()
 
     def _event(self, match: KeywordMatch) -> KeywordEvent:

@@ -145,11 +145,10 @@ def _report_final(
     """
     while num_reported < len(parts) and all(placed.word.end_s <= final_s for placed in parts[num_reported].words):
         part = parts[num_reported]
-        before = [text for text in (earlier.to_text(joiner) for earlier in parts[:num_reported]) if text]
-        reported, text = joiner.join(before), part.to_text(joiner)
+        text = part.to_text(joiner)
         if text:
-            further = joiner.join([reported, text])[len(reported) :] if before else text
-            on_text(further, [token for placed in part.words for token in placed.tokens])
+            is_first = not any(earlier.to_text(joiner) for earlier in parts[:num_reported])
+            on_text(text if is_first else joiner + text, [token for placed in part.words for token in placed.tokens])
         num_reported += 1
     return num_reported
 

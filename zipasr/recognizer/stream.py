@@ -1,17 +1,15 @@
 """`Stream`: samples of audio that is still coming in -> a transcript of the speech so far.
 
-Samples become features (t, F) at 100 Hz as they come. Those are cut into windows of a chunk, and all streams whose next
-window is complete are encoded to 25 Hz and searched in one batch. The final result of a stream is that of the same search
-on the whole recording, encoded under the same chunk mask with the same padding (tests/recognizer/test_stream.py).
+The final result of a stream is that of the same search on the whole recording, encoded under the same chunk mask with the
+same padding (tests/recognizer/test_stream.py).
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 from zipasr.audio.samples import SAMPLE_RATE_HZ
 from zipasr.encoder.rates import FRAME_S_25HZ
-from zipasr.nn.encoded import Encoded
+from zipasr.recognizer.chunks import ChunkSizes
 from zipasr.recognizer.endpoint import EndpointConfig, is_endpoint
 from zipasr.recognizer.engine import Engine
 from zipasr.recognizer.growing import GrowingTranscript
@@ -48,21 +46,20 @@ class Stream(IncomingAudio):
         self,
         engine: Engine,
         search: SearchConfig,
+        sizes: ChunkSizes,
         *,
-        chunk_frames_50hz: int | None,
-        left_context_frames_50hz: int | None,
         hotwords: HotwordGraph | None,
-        graph: LoadedGraph | None = None,
+        graph: LoadedGraph | None,
         endpoint: EndpointConfig,
     ) -> None:
         """See `Recognizer.stream`; `search` is one that `resolve_search` has checked for streams."""
-        super().__init__(engine, chunk_frames_50hz=chunk_frames_50hz, left_context_frames_50hz=left_context_frames_50hz)
+        super().__init__(engine, sizes)
         self.search_config, self.endpoint = search, endpoint
-        self._search = cast(Any, engine.stream_search(search))
-        self._of_utterances: UtteranceSearch[Any, Any] | None = self._search if search.method in UTTERANCE_METHODS else None
+        self.search = engine.stream_search(search)
+        self._of_utterances: UtteranceSearch[Any, Any] | None = self.search if search.method in UTTERANCE_METHODS else None
         self._graph = graph
         prior = make_prior(search, language_models=engine.language_models, hotwords=hotwords)
-        self._search_state: Any = self._search.start(prior if graph is None else graph.graph)
+        self._search_state = self.search.start(prior if graph is None else graph.graph)
         self._ranked: list[Hypothesis] | None = None  # cached until the next chunk
         self._growing: list[GrowingTranscript] = []
         """The transcripts of the best hypotheses of the utterance."""
@@ -70,17 +67,8 @@ class Stream(IncomingAudio):
         self.segment = 0
         """Number of utterances with text that `reset` has ended."""
 
-    @property
-    def search_key(self) -> SearchConfig:
-        """What streams must share to be searched together."""
-        return self.search_config
-
-    def search_together(self, streams: Sequence[IncomingAudio], encoded: Encoded) -> None:
-        """Search the next frames of streams; this one is the first of them."""
-        own = [stream for stream in streams if isinstance(stream, Stream)]
-        self._search.advance([stream._search_state for stream in own], encoded)
-        for stream in own:
-            stream._ranked = None
+    def _has_advanced(self) -> None:
+        self._ranked = None
 
     @property
     def text(self) -> str:
@@ -112,7 +100,7 @@ class Stream(IncomingAudio):
     def _hypotheses(self) -> list[Hypothesis]:
         """The best hypotheses, judged under a graph; partial ones before the utterance is over, if the search has them."""
         if self._ranked is None:
-            find = self._search.hypotheses
+            find = self.search.hypotheses
             if self._of_utterances is not None and not self._is_over():
                 find = self._of_utterances.partial_hypotheses
             (ranked,) = find([self._search_state], self.search_config.num_best)
@@ -146,7 +134,7 @@ class Stream(IncomingAudio):
             raise RuntimeError("a finished stream has no next utterance; start another with Recognizer.stream()")
         self.segment += bool(self.text)
         self._segment_start_frame += self._search_state.num_frames
-        self._search_state = self._search.restart(self._search_state)
+        self._search_state = self.search.restart(self._search_state)
         self._ranked, self._growing = None, []
 
     def finish(self) -> Transcript:
@@ -155,10 +143,6 @@ class Stream(IncomingAudio):
         Raises:
             RuntimeError: the stream is finished already.
         """
-        if self._is_finished:
-            raise RuntimeError("a stream can be finished only once; result() still has the last utterance")
-        if self._is_open:
-            self.input_finished()
-        self.decode()
-        self._is_finished, self._ranked = True, None
+        self._end("result() still has the last utterance")
+        self._ranked = None
         return self.result()

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -104,7 +105,6 @@ def to_transcripts(
     """The transcript of every utterance of a batch, with its other hypotheses as alternatives.
 
     Args:
-        engine: the model.
         encoded: frames (N, T', D) at 25 Hz and their lengths.
         features: of each utterance, (T, F) at 100 Hz.
         ranked: n-best hypotheses of each utterance.
@@ -112,6 +112,7 @@ def to_transcripts(
         calibration: see `to_transcript`.
         use_true_times: whether tokens get their true times where the engine finds them; see `Engine.use_true_times`.
     """
+    make = partial(to_transcript, tokenizer=engine.tokenizer, calibration=calibration)
     transcripts: list[list[Transcript]] = [[] for _ in ranked]
     for rank in range(max(map(len, ranked), default=0)):
         hypotheses = [hypotheses[min(rank, len(hypotheses) - 1)] for hypotheses in ranked]
@@ -120,13 +121,5 @@ def to_transcripts(
             spans = align_hypotheses(engine.scorer, encoded, features, hypotheses, tokenizer=engine.tokenizer)
         for n, hypothesis in enumerate(hypotheses):
             if rank < len(ranked[n]):
-                transcripts[n].append(
-                    to_transcript(
-                        hypothesis,
-                        durations_s[n],
-                        tokenizer=engine.tokenizer,
-                        spans=spans[n],
-                        calibration=calibration,
-                    )
-                )
+                transcripts[n].append(make(hypothesis, durations_s[n], spans=spans[n]))
     return [dataclasses.replace(best, alternatives=tuple(others)) for best, *others in transcripts]

@@ -1,4 +1,4 @@
-"""At least float32 for the output layers of heads, whatever the dtype of the model; float64 stays float64."""
+"""Computation in at least float32, whatever the dtype of the model; float64 stays float64."""
 
 import torch
 from torch import Tensor, nn
