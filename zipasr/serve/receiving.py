@@ -49,10 +49,6 @@ class End(NamedTuple):
     has_results: bool = False
     """Whether the results of the audio before it are still to be sent."""
 
-    def to_error(self) -> Exception:
-        """The exception to raise for it."""
-        return Close(self.code, self.reason) if self.code else Disconnected()
-
 
 class _Receiving(ABC):
     """A receiver of messages that notices silent clients and the end of the server, from `start` to `stop`."""
