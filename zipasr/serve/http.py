@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute
 
 from zipasr.errors import AudioError, ConfigError
+from zipasr.serve.batching import Asked
 from zipasr.serve.graphs import Graphs
 from zipasr.serve.limits import Admission, ServeConfig, ServerBusy
 from zipasr.serve.metrics import CONTENT_TYPE, Metrics
@@ -140,15 +141,8 @@ class HttpEndpoints:
     ) -> Transcript:
         """Transcribe an uploaded recording and close its file."""
         with upload.file.file as file, self.metrics.counting_failures():
-            transcript = await self.transcriber.transcribe(
-                file,
-                hotwords=options.hotwords,
-                graph=options.graph,
-                num_best=options.num_best,
-                needs_times=options.has_times,
-                on_progress=on_progress,
-                on_text=on_text,
-            )
+            asked = Asked(options.hotwords, options.graph, options.num_best, options.has_times)
+            transcript = await self.transcriber.transcribe(file, asked, on_progress=on_progress, on_text=on_text)
         self.metrics.recordings.labels("done").inc()
         return transcript
 

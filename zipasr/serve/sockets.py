@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import numpy as np
 from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from uvicorn.protocols.utils import ClientDisconnected
@@ -17,6 +16,7 @@ from uvicorn.protocols.utils import ClientDisconnected
 from zipasr.audio.samples import ANOTHER_FILE_CURE
 from zipasr.errors import AudioError, ConfigError, ProtocolError
 from zipasr.search.graph import LoadedGraph
+from zipasr.serve.batching import Asked
 from zipasr.serve.connection import SocketConnection, connection_of
 from zipasr.serve.gate import SUBPROTOCOL
 from zipasr.serve.graphs import Graphs, chosen_graph
@@ -218,9 +218,9 @@ class SocketEndpoints:
         return chosen_graph(self.graphs, socket.query_params.get("graph"))
 
     async def _transcribed(self, recording: SentRecording, graph: LoadedGraph | None) -> str:
-        samples: np.ndarray = recording.samples
+        asked = Asked(graph=graph)
         try:
-            transcript = await self.transcriber.transcribe(samples, sample_rate_hz=recording.rate_hz, graph=graph)
+            transcript = await self.transcriber.transcribe(recording.samples, asked, sample_rate_hz=recording.rate_hz)
         except AudioError as error:
             message = str(error).replace("the array", "the recording").replace(ANOTHER_FILE_CURE, SENT_INT16_CURE)
             raise Close(_CODE_BAD_DATA, message) from error
