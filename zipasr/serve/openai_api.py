@@ -19,10 +19,10 @@ from zipasr.search.graph import LoadedGraph
 from zipasr.search.hotwords import check_writable
 from zipasr.serve.graphs import Graphs, chosen_graph
 from zipasr.serve.hints import phrases_of, writable_phrases
-from zipasr.serve.protocol import slots_field, timed_words, write_json
+from zipasr.serve.protocol import slots_field, timed_segment, timed_words, token_text, write_json
 from zipasr.text import normalize, single_spaced
 from zipasr.tokenizer import Tokenizer
-from zipasr.transcript import CUE_FORMATS, CueConfig, Token, Transcript, to_cues, writer
+from zipasr.transcript import CueConfig, Token, Transcript, to_cues, writer
 
 RESPONSE_FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 MODEL_ALIASES = ("whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe", "gpt-transcribe")
@@ -122,11 +122,8 @@ def parse_request(fields: Sequence[tuple[str, str]], model: ServedModel) -> Tran
         _choice("timestamp_granularities", value, _GRANULARITIES)
         for value in _separated(repeated["timestamp_granularities"])
     ]
-    if granularities and response_format != "verbose_json":
-        raise RequestError(
-            f"timestamp_granularities has an effect only on verbose_json, but response_format is {response_format}.",
-            param="timestamp_granularities",
-        )
+    if granularities:
+        _check_format("timestamp_granularities", response_format)
     included = [_choice("include", value, ("logprobs",)) for value in _separated(repeated["include"])]
     if included and response_format != "json":
         raise RequestError(
@@ -227,17 +224,20 @@ def _choice(name: str, value: str, choices: Sequence[str]) -> str:
     return value
 
 
+def _check_format(name: str, response_format: str, *others: str) -> None:
+    """Refuse a field that has an effect only on verbose_json and `others`, if the response has another format."""
+    if response_format not in (*others, "verbose_json"):
+        formats = f"{', '.join(others)} and verbose_json" if others else "verbose_json"
+        raise RequestError(f"{name} has an effect only on {formats}, but response_format is {response_format}.", param=name)
+
+
 def _cues(single: dict[str, str], response_format: str) -> CueConfig | None:
     """Remove the fields that limit subtitles and return the limits; None: none is given."""
     given = {name: single.pop(name) for name in _CUE_FIELDS if name in single}
     if not given:
         return None
     first = next(iter(given))
-    if response_format not in (*CUE_FORMATS, "verbose_json"):
-        raise RequestError(
-            f"{first} has an effect only on srt, vtt and verbose_json, but response_format is {response_format}.",
-            param=first,
-        )
+    _check_format(first, response_format, "srt", "vtt")
     values: dict[str, float] = {}
     for name, value in given.items():
         try:
@@ -255,10 +255,7 @@ def _num_best(value: str | None, response_format: str) -> int | None:
         return None
     if value not in map(str, range(2, _MAX_NUM_BEST + 1)):
         raise RequestError(f"num_best must be a number from 2 to {_MAX_NUM_BEST}, but is {value[:100]!r}.", param="num_best")
-    if response_format != "verbose_json":
-        raise RequestError(
-            f"num_best has an effect only on verbose_json, but response_format is {response_format}.", param="num_best"
-        )
+    _check_format("num_best", response_format)
     return int(value)
 
 
@@ -309,8 +306,7 @@ def write_answer(request: TranscriptionRequest, transcript: Transcript) -> tuple
         if request.has_log_probs:
             answer["logprobs"] = _log_probs(transcript.tokens)
         answer |= slots_field(transcript)
-        answer["usage"] = {"type": "duration", "seconds": math.ceil(transcript.duration_s)}
-        return "application/json", write_json(answer)
+        return "application/json", write_json(answer | _usage(transcript))
     return f"{_CONTENT_TYPES[kind]}; charset=utf-8", writer(kind, request.cues)(transcript, "")
 
 
@@ -377,8 +373,11 @@ def _verbose(request: TranscriptionRequest, transcript: Transcript) -> dict[str,
             {"text": other.text, **({"words": timed_words(other)} if request.has_words else {})}
             for other in transcript.alternatives
         ]
-    answer["usage"] = {"type": "duration", "seconds": math.ceil(transcript.duration_s)}
-    return answer
+    return answer | _usage(transcript)
+
+
+def _usage(transcript: Transcript) -> dict[str, object]:
+    return {"usage": {"type": "duration", "seconds": math.ceil(transcript.duration_s)}}
 
 
 def _segments(transcript: Transcript, limits: CueConfig | None) -> list[dict[str, object]]:
@@ -390,17 +389,14 @@ def _segments(transcript: Transcript, limits: CueConfig | None) -> list[dict[str
         groups[max(bisect.bisect_right(starts_s, token.start_s + 1e-6) - 1, 0)].append(token)
     segments: list[dict[str, object]] = []
     for id, (cue, tokens) in enumerate(zip(cues, groups, strict=True)):
-        text = transcript.word_joiner.join(cue.text.split("\n"))
-        encoded = text.encode()
+        timed = timed_segment(cue, transcript)
+        encoded = str(timed["text"]).encode()
         log_probs = [token.log_prob for token in tokens if math.isfinite(token.log_prob)]
         segments.append(
             {
                 "id": id,
                 "seek": 0,
-                "start": round(cue.start_s, 3),
-                "end": round(cue.end_s, 3),
-                "text": text,
-                "lines": cue.text.split("\n"),
+                **timed,
                 "tokens": [token.id for token in tokens if token.id is not None],
                 "temperature": 0.0,
                 "avg_logprob": round(sum(log_probs) / len(log_probs), 6) if log_probs else 0.0,
@@ -412,7 +408,7 @@ def _segments(transcript: Transcript, limits: CueConfig | None) -> list[dict[str
 
 
 def _log_probs(tokens: Sequence[Token]) -> list[dict[str, object]]:
-    spelled = [(token.text.replace("\u2581", " "), token.log_prob) for token in tokens]
+    spelled = [(token_text(token), token.log_prob) for token in tokens]
     return [
         {"token": text, "logprob": round(log_prob, 6) if math.isfinite(log_prob) else -9999.0, "bytes": list(text.encode())}
         for text, log_prob in spelled
