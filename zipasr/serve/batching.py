@@ -221,19 +221,18 @@ class BatchingWorker:
                 waiting_s = sum(job.duration_s for queue in (self._short, self._pieces) for job in queue)
                 max_s = min(max_s, waiting_s / num_idle)
             batch: list[Job] = []
-            if self._pieces and self._short:  # the older one first, so that neither kind starves the other
-                first = min(self._pieces[0], self._short[0], key=lambda job: job.since_s)
-                self._take((self._pieces if first is self._pieces[0] else self._short), batch, max_s, first, 1)
+            if waiting := [queue for queue in (self._pieces, self._short) if queue]:
+                older = min(waiting, key=lambda queue: queue[0].since_s)
+                self._take(older, batch, max_s, 1)  # so that neither kind starves the other
             for queue in (self._short, self._pieces):
-                if queue:
-                    self._take(queue, batch, max_s, batch[0] if batch else queue[0], len(queue))
+                self._take(queue, batch, max_s, len(queue))
             self._num_computing += bool(batch)
         return batch
 
-    def _take(self, queue: "deque[Job]", batch: list[Job], max_s: float, like: Job, max_num: int) -> None:
-        """Move at most `max_num` jobs from a queue to a batch, in order, while they fit."""
+    def _take(self, queue: "deque[Job]", batch: list[Job], max_s: float, max_num: int) -> None:
+        """Move at most `max_num` of the jobs of a queue to a batch, in order, while they fit."""
         for _ in range(max_num):
-            if not queue or not queue[0].fits(like):
+            if batch and not queue[0].fits(batch[0]):
                 return
             if batch and sum(job.duration_s for job in batch) + queue[0].duration_s > max_s:
                 return
