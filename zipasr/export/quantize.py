@@ -213,15 +213,17 @@ def _quantize_head(
         kept = tuple(list(sensitivity)[: max(1, round(share * len(sensitivity)))])
         is_last = share == FLOAT_SHARES[-1]
         chosen = {part: quantize(graphs[part], keep=kept) for part in parts if part != "joiner" or not is_last}
-        after = measure(graphs | chosen)
+        made = graphs | chosen
+        after = measure(made)
         if after.word_error_rate - before.word_error_rate <= max_increase:
-            sizes = [sum(made[part].ByteSize() for part in parts) for made in (graphs, graphs | chosen)]
-            return (
-                HeadQuantization(
-                    before=before, after=after, num_bytes_before=sizes[0], num_bytes_after=sizes[1], kept_float=kept
-                ),
-                chosen,
+            report = HeadQuantization(
+                before=before,
+                after=after,
+                num_bytes_before=sum(graphs[part].ByteSize() for part in parts),
+                num_bytes_after=sum(made[part].ByteSize() for part in parts),
+                kept_float=kept,
             )
+            return report, chosen
     raise ExportError(
         f"the word error rate of the {head} in 8 bits must rise by at most {max_increase:g} points, but rises from "
         f"{before.word_error_rate:.2f} to {after.word_error_rate:.2f} % even with half of the modules in float32; nothing "
@@ -231,13 +233,12 @@ def _quantize_head(
 
 def quantize(graph: Any, *, keep: Sequence[str]) -> Any:
     """A copy of a graph whose products with constant weights are in 8 bits, except in the modules of `keep`."""
-    return integer.quantize(graph, lambda name: _is_quantized(name, keep))
 
+    def is_quantized(node_name: str) -> bool:  # such as /stacks.0/layers.1/conv1/gate_proj/MatMul
+        linear = node_name.strip("/").rpartition("/")[0].replace("/", ".")
+        return not _is_always_float(linear) and _module_of(linear) not in keep
 
-def _is_quantized(node_name: str, keep: Sequence[str]) -> bool:
-    """Whether a product, such as /stacks.0/layers.1/conv1/gate_proj/MatMul, is computed in 8 bits."""
-    linear = node_name.strip("/").rpartition("/")[0].replace("/", ".")
-    return not _is_always_float(linear) and _module_of(linear) not in keep
+    return integer.quantize(graph, is_quantized)
 
 
 def _is_always_float(linear: str) -> bool:

@@ -106,11 +106,13 @@ def sherpa_onnx_limits(config: ExportedConfig, default: DefaultSearch) -> str | 
             f"words.{rates}"
         )
         return text + (" Its CTC head has no such limit." if has_ctc else "")
-    if default.search.ngram_scale and rates:
+    if not rates:
+        return None
+    if default.search.ngram_scale:
         return f"The default search of this model uses an n-gram of its training texts, which sherpa-onnx does not.{rates}"
-    if default.search.method == "joint" and rates:
+    if default.search.method == "joint":
         return f"The default search of this model lets both heads choose; sherpa-onnx searches with one head alone.{rates}"
-    if default.search.method in ("ctc_greedy", "ctc_beam") and rates:
+    if default.search.method in ("ctc_greedy", "ctc_beam"):
         advice = "use the CTC graph" if has_ctc else "no CTC graph was exported"
         return f"The default search of this model uses its CTC head; its transducer is worse: {advice}.{rates}"
     return None
@@ -187,16 +189,17 @@ def describe(
         has_keywords: whether there is a file of keywords.
     """
     names = config.files.named()
-    is_streaming = config.chunk_frames_50hz is not None
+    is_streaming, has_transducer = config.chunk_frames_50hz is not None, config.files.encoder is not None
+    has_vocab = has_transducer and can_encode and not is_spaceless
     words = names | (_STREAMING_WORDS if is_streaming else _OFFLINE_WORDS)
     text = _INTRODUCTION + (_STREAMING_ZIPASR if is_streaming else _ZIPASR)
-    if config.files.encoder is not None:
+    if has_transducer:
         text += _TRANSDUCER.format(**words)
-    if config.files.encoder is not None and can_encode:
+    if has_transducer and can_encode:
         unit = "cjkchar" if is_spaceless else "bbpe" if is_byte_level else "bpe"
         text += _HOTWORDS.format(
             unit=unit,
-            vocab="" if is_spaceless else f" --bpe-vocab={VOCAB_FILE}",
+            vocab=f" --bpe-vocab={VOCAB_FILE}" if has_vocab else "",
             letters="Chinese characters (sherpa-onnx cuts others wrongly)" if is_byte_level else "the letters of tokens.txt",
         )
     if has_keywords:
@@ -207,7 +210,6 @@ def describe(
         text += _CTC.format(**words)
     if not is_streaming:
         text += _TAIL
-    has_vocab = config.files.encoder is not None and not is_spaceless and can_encode
     rows = [f"- `{name}`: {_FILES[part]}" for part, name in names.items()]
     rows += [
         "- `tokens.txt`: the vocabulary, for sherpa-onnx",
