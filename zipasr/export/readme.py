@@ -89,12 +89,7 @@ _FILES = {
 
 
 def sherpa_onnx_limits(config: ExportedConfig, default: DefaultSearch) -> str | None:
-    """What sherpa-onnx loses compared with the model's default search, in sentences; None if nothing.
-
-    Args:
-        config: the exported graphs.
-        default: the model's default search, and the results of the searches it was compared with.
-    """
+    """What sherpa-onnx loses compared with the model's default search, in sentences; None if nothing."""
     if config.files.encoder is None:
         return None
     num_symbols, has_ctc = default.search.max_symbols_per_frame, config.files.ctc is not None
@@ -119,12 +114,7 @@ def sherpa_onnx_limits(config: ExportedConfig, default: DefaultSearch) -> str | 
 
 
 def attention_limits(config: ExportedConfig, default: DefaultSearch | None) -> str:
-    """What the graphs of a model with an attention decoder lose without it, in sentences.
-
-    Args:
-        config: the exported graphs.
-        default: the model's default search; None: it names none.
-    """
+    """What the graphs of a model with an attention decoder lose without it, in sentences."""
     text = "The attention decoder of this model is not exported."
     search = search_of_graphs(default)
     if default is None or search is None:

@@ -56,9 +56,7 @@ class HttpEndpoints:
     """The HTTP endpoints of one server; they share a model, limits and counters."""
 
     transcriber: Transcriber
-    """Transcribes recordings."""
     config: ServeConfig
-    """Limits of the server."""
     admission: Admission
     """Says whether the server is shutting down."""
     metrics: Metrics

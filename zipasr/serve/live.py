@@ -246,8 +246,7 @@ class LiveSessions:
         """Create an empty set of sessions.
 
         Args:
-            recognizer: decodes the streams.
-            metrics: counters of the server.
+            recognizer, metrics: those of the server.
             wake: wakes the thread.
             max_wait_s: longest time that a complete chunk waits for those of other streams; 0: none.
         """

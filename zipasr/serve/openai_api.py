@@ -292,12 +292,7 @@ def _hotwords(prompt: str, keywords: Iterable[str], model: ServedModel) -> tuple
 
 
 def write_answer(request: TranscriptionRequest, transcript: Transcript) -> tuple[str, str]:
-    """The content type and the body of the response.
-
-    Args:
-        request: the options of the request.
-        transcript: the transcript of the recording.
-    """
+    """The content type and the body of the response."""
     kind = request.response_format
     if kind == "verbose_json":
         return "application/json", write_json(_verbose(request, transcript))

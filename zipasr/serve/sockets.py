@@ -64,19 +64,15 @@ class SocketEndpoints:
     """The WebSocket endpoints of one server; they share a model, limits and counters."""
 
     transcriber: Transcriber
-    """Transcribes recordings."""
     live: LiveStreams | None
     """Decodes live audio; None: the model cannot."""
     config: ServeConfig
-    """Limits of the server."""
     metrics: Metrics
-    """Counters of the server."""
     draining: asyncio.Event
     """Set when the server is shutting down."""
     why_no_stream: str
     """Message for clients that want to stream if the model cannot."""
     keywords: KeywordRequests
-    """Makes spotters."""
     graphs: Graphs = field(default_factory=dict)
     """Graphs that clients may name, as `?graph=NAME` in the URL."""
     _num_held_bytes: int = field(default=0, init=False)
@@ -93,12 +89,12 @@ class SocketEndpoints:
     async def online(self, socket: WebSocket) -> None:
         """Serve a connection of the "online" protocol: live audio in, results after every chunk out."""
         if self.live is None:
-            await refuse(socket.scope, socket.receive, socket.send, 400, self.why_no_stream)
+            await _refuse(socket, self.why_no_stream)
             return
         try:
             graph = self._graph(socket)
         except ConfigError as error:
-            await refuse(socket.scope, socket.receive, socket.send, 400, f"{error}.")
+            await _refuse(socket, f"{error}.")
             return
         connection, session = await _accept(socket), self.live.open(graph)
         writer = LiveWriter(has_words=_offers_ours(socket))
@@ -118,12 +114,12 @@ class SocketEndpoints:
     async def spot(self, socket: WebSocket) -> None:
         """Serve a connection for keyword spotting: live audio in, an event for each keyword out."""
         if self.live is None:
-            await refuse(socket.scope, socket.receive, socket.send, 400, self.why_no_stream)
+            await _refuse(socket, self.why_no_stream)
             return
         try:
             spotter = self.keywords.spotter(socket.query_params)
         except ConfigError as error:
-            await refuse(socket.scope, socket.receive, socket.send, 400, str(error))
+            await _refuse(socket, str(error))
             return
         connection, session = await _accept(socket), SpotSession(spotter)
         self.live.add(session)
@@ -166,7 +162,7 @@ class SocketEndpoints:
         try:
             graph = self._graph(socket)
         except ConfigError as error:
-            await refuse(socket.scope, socket.receive, socket.send, 400, f"{error}.")
+            await _refuse(socket, f"{error}.")
             return
         connection, num_held_bytes, is_open = await _accept(socket), 0, False
         max_duration_s = min(self.config.max_utterance_s, self.config.max_audio_s)
@@ -237,6 +233,10 @@ class SocketEndpoints:
 def _offers_ours(socket: WebSocket) -> bool:
     """Whether a client offers our subprotocol and so understands more fields than sherpa-onnx's clients."""
     return SUBPROTOCOL in socket.scope.get("subprotocols", ())
+
+
+async def _refuse(socket: WebSocket, message: str) -> None:
+    await refuse(socket.scope, socket.receive, socket.send, 400, message)
 
 
 async def _accept(socket: WebSocket) -> SocketConnection:
