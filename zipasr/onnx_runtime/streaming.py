@@ -117,8 +117,19 @@ class OnnxStreamingModel(OnnxModel):
 
     def encode_chunk(self, features: Tensor, lens: Tensor, state: OnnxStreamState) -> tuple[Encoded, OnnxStreamState]:
         """Encode the next chunk of streams that share a state; see `AsrModel.encode_chunk`."""
-        encoded, arrays = self._encode(features, lens, state.arrays)
-        return encoded, OnnxStreamState(arrays, state.axes)
+        expected = (self.window_frames, self.config.features.num_mel_bins)
+        if features.dim() != 3 or features.shape[1:] != expected or lens.shape != features.shape[:1]:
+            raise ValueError(
+                f"a window must be (N, {expected[0]}, {expected[1]}) with (N,) lengths, but is {tuple(features.shape)} with "
+                f"{tuple(lens.shape)}; fill the last one with padding"
+            )
+        optional = {VALID_FEATURES: lens.cpu().numpy()} if self.takes_lengths else {}
+        outputs = self._encoder.run(features.cpu().numpy(), *state.arrays, **optional)
+        num_states = len(self._states)
+        frames = [torch.from_numpy(output).float() for output in (outputs[0], *outputs[1 + num_states :])]
+        lens_N = torch.tensor([min(self.output_length(length), self.chunk_frames_50hz // 2) for length in lens.tolist()])
+        after = OnnxStreamState(tuple(outputs[1 : 1 + num_states]), state.axes)
+        return Encoded(torch.cat(frames, dim=-1), lens_N), after
 
     def encode(
         self,
@@ -143,31 +154,14 @@ class OnnxStreamingModel(OnnxModel):
         hop = FEATURES_PER_FRAME_50HZ * chunk
         rest = (num_chunks - 1) * hop + self.window_frames - features.shape[1]
         padded = torch.nn.functional.pad(features, (0, 0, 0, max(0, rest)), value=PADDING_VALUE)
-        arrays = self.initial_state(len(features), chunk_frames_50hz=chunk, left_context_frames_50hz=left).arrays
+        state = self.initial_state(len(features), chunk_frames_50hz=chunk, left_context_frames_50hz=left)
         frames = []
         for start in range(0, num_chunks * hop, hop):
             window = padded[:, start : start + self.window_frames]
-            encoded, arrays = self._encode(window, (lens - start).clamp(0, self.window_frames), arrays)
+            encoded, state = self.encode_chunk(window, (lens - start).clamp(0, self.window_frames), state)
             frames.append(encoded.frames)
         lens_N = torch.tensor([self.output_length(length) for length in lens.tolist()])
         return Encoded(torch.cat(frames, dim=1)[:, : int(lens_N.max())], lens_N)
-
-    def _encode(
-        self, features: Tensor, lens: Tensor, arrays: Sequence[np.ndarray]
-    ) -> tuple[Encoded, tuple[np.ndarray, ...]]:
-        """Frames (N, C / 2, D) of a window with their lengths, and the arrays of the next state."""
-        expected = (self.window_frames, self.config.features.num_mel_bins)
-        if features.dim() != 3 or features.shape[1:] != expected or lens.shape != features.shape[:1]:
-            raise ValueError(
-                f"a window must be (N, {expected[0]}, {expected[1]}) with (N,) lengths, but is {tuple(features.shape)} with "
-                f"{tuple(lens.shape)}; fill the last one with padding"
-            )
-        optional = {VALID_FEATURES: lens.cpu().numpy()} if self.takes_lengths else {}
-        outputs = self._encoder.run(features.cpu().numpy(), *arrays, **optional)
-        num_states = len(self._states)
-        frames = [torch.from_numpy(output).float() for output in (outputs[0], *outputs[1 + num_states :])]
-        lens_N = torch.tensor([min(self.output_length(length), self.chunk_frames_50hz // 2) for length in lens.tolist()])
-        return Encoded(torch.cat(frames, dim=-1), lens_N), tuple(outputs[1 : 1 + num_states])
 
     def _check_sizes(self, chunk: int, left: int) -> None:
         own = (self.chunk_frames_50hz, self.left_context_frames_50hz)
