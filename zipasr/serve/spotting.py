@@ -76,12 +76,12 @@ class KeywordRequests:
 
 
 def _share(text: str | None) -> float | None:
+    if text is None:
+        return None
     try:
-        return None if text is None else float(text)
+        return float(text)
     except ValueError:
-        raise ConfigError(
-            f"near must be a share of the threshold from 0 to 1, but is {text[:20] if text else text!r}."
-        ) from None
+        raise ConfigError(f"near must be a share of the threshold from 0 to 1, but is {text[:20]!r}.") from None
 
 
 class SpotSession(LiveSession):
