@@ -14,7 +14,6 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute
 
 from zipasr.errors import AudioError, ConfigError
-from zipasr.serve.batching import Asked
 from zipasr.serve.graphs import Graphs
 from zipasr.serve.limits import Admission, ServeConfig, ServerBusy
 from zipasr.serve.metrics import CONTENT_TYPE, Metrics
@@ -139,8 +138,7 @@ class HttpEndpoints:
     ) -> Transcript:
         """Transcribe an uploaded recording and close its file."""
         with upload.file.file as file, self.metrics.counting_failures():
-            asked = Asked(options.hotwords, options.graph, options.num_best, options.has_times)
-            transcript = await self.transcriber.transcribe(file, asked, on_progress=on_progress, on_text=on_text)
+            transcript = await self.transcriber.transcribe(file, options.asked, on_progress=on_progress, on_text=on_text)
         self.metrics.recordings.labels("done").inc()
         return transcript
 

@@ -5,8 +5,6 @@ A value that asks for another transcript than ours is refused with an explanatio
 and unknown ones, are accepted, since many applications always send them; docs/serving.md lists the fields.
 """
 
-# Differs: more than 400 lines, since all fields of a request and of its answers are here.
-
 import bisect
 import math
 import re
@@ -17,6 +15,7 @@ from dataclasses import dataclass, field
 from zipasr.errors import ConfigError, ProtocolError
 from zipasr.search.graph import LoadedGraph
 from zipasr.search.hotwords import check_writable
+from zipasr.serve.batching import Asked
 from zipasr.serve.graphs import Graphs, chosen_graph
 from zipasr.serve.hints import phrases_of, writable_phrases
 from zipasr.serve.protocol import slots_field, timed_segment, timed_words, token_text, write_json
@@ -71,29 +70,19 @@ class ServedModel:
 class TranscriptionRequest:
     """The options of a transcription request, without the recording."""
 
-    response_format: str = "json"
-    is_stream: bool = False
-    has_words: bool = True
-    has_segments: bool = True
+    response_format: str
+    is_stream: bool
+    has_words: bool
+    has_segments: bool
     """Whether verbose_json includes segments."""
-    has_log_probs: bool = False
-    hotwords: tuple[str, ...] | None = None
-    """Hotwords of the request; None: those of the server."""
-    graph: LoadedGraph | None = None
-    """The graph that the request names; None: that of the server, if it has one."""
-    num_best: int | None = None
-    """Size of the n-best list; None: only the best hypothesis is asked for."""
-    language: str = "unknown"
+    has_log_probs: bool
+    asked: Asked
+    language: str
     """Language of the response: our models do not identify it, so it is the declared one, or the one that was asked for."""
-    ignored: tuple[str, ...] = ()
+    ignored: tuple[str, ...]
     """Names of unknown fields."""
-    cues: CueConfig | None = None
+    cues: CueConfig | None
     """Limits of subtitles and segments; None: the defaults."""
-
-    @property
-    def has_times(self) -> bool:
-        """Whether the response shows times."""
-        return self.response_format not in ("json", "text")
 
 
 def parse_request(fields: Sequence[tuple[str, str]], model: ServedModel) -> TranscriptionRequest:
@@ -137,9 +126,7 @@ def parse_request(fields: Sequence[tuple[str, str]], model: ServedModel) -> Tran
         has_words="word" in granularities,
         has_segments="segment" in granularities or not granularities,
         has_log_probs=bool(included),
-        hotwords=hotwords,
-        graph=graph,
-        num_best=num_best,
+        asked=Asked(hotwords, graph, num_best, needs_times=response_format not in ("json", "text")),
         language=language,
         ignored=tuple(single),
         cues=cues,
@@ -363,7 +350,7 @@ def _verbose(request: TranscriptionRequest, transcript: Transcript) -> dict[str,
         answer["segments"] = _segments(transcript, request.cues)
     if request.has_words:
         answer["words"] = timed_words(transcript)
-    if request.num_best is not None:
+    if request.asked.num_best is not None:
         answer["alternatives"] = [
             {"text": other.text, **({"words": timed_words(other)} if request.has_words else {})}
             for other in transcript.alternatives
