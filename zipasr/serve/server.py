@@ -151,6 +151,7 @@ class Service:
         from zipasr.serve.gate import Gate
         from zipasr.serve.http import HttpEndpoints
         from zipasr.serve.live import LiveSessions, LiveStreams
+        from zipasr.serve.openai_api import ServedModel
         from zipasr.serve.proxy import BehindProxy
         from zipasr.serve.routing import router
         from zipasr.serve.sockets import SocketEndpoints
@@ -161,15 +162,14 @@ class Service:
             for _ in range(config.workers)
         ]
         worker.live = live = None if self.why_no_stream else LiveStreams(groups)
-        http = HttpEndpoints(
-            transcriber,
-            config,
-            self._admission,
-            metrics,
-            model_name=self.model_name,
-            can_stream=live is not None,
+        served = ServedModel(
+            name=self.model_name,
+            tokenizer=self.recognizer.engine.tokenizer,
+            language=config.language,
+            has_hotwords=self.recognizer.can_use_hotwords,
             graphs=self.graphs,
         )
+        http = HttpEndpoints(transcriber, config, self._admission, metrics, served, can_stream=live is not None)
         sockets = SocketEndpoints(
             transcriber,
             live,
