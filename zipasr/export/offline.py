@@ -5,7 +5,7 @@ of sherpa-onnx 2.0, which passes tensors by position.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -105,7 +105,7 @@ def offline_graphs(model: AsrModel, *, is_streaming: bool = False) -> dict[str, 
             },
             cases=_feature_cases(model.config.features.num_mel_bins),
             expected=expected,
-            is_valid=_is_before_end,
+            has_lens=True,
         )
 
     return all_graphs(model, with_encoder)
@@ -209,12 +209,6 @@ def _ctc_head_graph(model: AsrModel) -> dict[str, Graph]:
         expected=lambda frames: [model.ctc_log_probs(frames)],
     )
     return {"ctc_head": graph}
-
-
-def _is_before_end(outputs: Sequence[Tensor], i: int) -> Tensor | None:
-    """Frames of output 0 before the lengths in output 1."""
-    frames, lens = outputs
-    return (torch.arange(frames.shape[1]) < lens.unsqueeze(1)).unsqueeze(-1) if i == 0 else None
 
 
 def _feature_cases(num_features: int) -> list[tuple[Tensor, Tensor]]:
