@@ -76,6 +76,23 @@ class JoinerOutput(nn.Module):
         return self.output((encoder_out + decoder_out).tanh())
 
 
+class Head(NamedTuple):
+    """A head whose graph begins with the encoder."""
+
+    name: str
+    """Name of the graph in messages."""
+    model_type: str
+    """What the metadata of a graph of utterances say."""
+    module: nn.Module
+    """Frames -> output of the graph; to be copied."""
+    of_frames: Callable[[Tensor], Tensor]
+    """The same in the model."""
+    output: str
+    """Name of the output."""
+    output_lens: str
+    """Name of its lengths in a graph of utterances."""
+
+
 def offline_graphs(model: AsrModel, *, is_streaming: bool = False) -> dict[str, Graph]:
     """The graphs to trace of a model, by the field of `ExportedFiles`; the module of every graph is a copy.
 
@@ -109,23 +126,6 @@ def offline_graphs(model: AsrModel, *, is_streaming: bool = False) -> dict[str, 
         )
 
     return all_graphs(model, with_encoder)
-
-
-class Head(NamedTuple):
-    """A head whose graph begins with the encoder."""
-
-    name: str
-    """Name of the graph in messages."""
-    model_type: str
-    """What the metadata of a graph of utterances say."""
-    module: nn.Module
-    """Frames -> output of the graph; to be copied."""
-    of_frames: Callable[[Tensor], Tensor]
-    """The same in the model."""
-    output: str
-    """Name of the output."""
-    output_lens: str
-    """Name of its lengths in a graph of utterances."""
 
 
 def all_graphs(model: AsrModel, with_encoder: Callable[[Head], Graph]) -> dict[str, Graph]:
