@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zipasr.encoder.rates import FEATURES_PER_FRAME_50HZ, MIN_FEATURES, embed_length
+from zipasr.encoder.rates import FEATURES_PER_FRAME_50HZ, embed_length
 from zipasr.errors import CheckpointError
 from zipasr.features import PADDING_VALUE
-from zipasr.nn.encoded import Encoded, check_input
+from zipasr.nn.encoded import Encoded
 from zipasr.onnx_runtime.graph import Graph, GraphInput
 from zipasr.onnx_runtime.layout import EXPORT_FILE, VALID_FEATURES, ExportedConfig
 from zipasr.onnx_runtime.model import OnnxModel
@@ -96,7 +96,7 @@ class OnnxStreamingModel(OnnxModel):
         Raises:
             ValueError: the graphs have another chunk or left context.
         """
-        self._check_sizes(chunk_frames_50hz, left_context_frames_50hz)
+        self._check_chunks(chunk_frames_50hz, left_context_frames_50hz)
         return OnnxStreamState(
             tuple(
                 np.zeros([batch_size if size is None else size for size in given.shape], given.dtype)
@@ -131,25 +131,9 @@ class OnnxStreamingModel(OnnxModel):
         after = OnnxStreamState(tuple(outputs[1 : 1 + num_states]), state.axes)
         return Encoded(torch.cat(frames, dim=-1), lens_N), after
 
-    def encode(
-        self,
-        features: Tensor,
-        lens: Tensor,
-        *,
-        chunk_frames_50hz: int | None = None,
-        left_context_frames_50hz: int | None = None,
-    ) -> Encoded:
-        """Encode whole recordings (N, T, F) chunk by chunk; see `AsrModel.encode`.
-
-        Raises:
-            ValueError: shapes disagree, or the graphs have another chunk or left context.
-        """
+    def _encode_batch(self, features: Tensor, lens: Tensor) -> Encoded:
+        """The frames of whole recordings, chunk by chunk."""
         chunk, left = self.chunk_frames_50hz, self.left_context_frames_50hz
-        self._check_sizes(
-            chunk if chunk_frames_50hz is None else chunk_frames_50hz,
-            left if left_context_frames_50hz is None else left_context_frames_50hz,
-        )
-        check_input(features, lens, num_features=self.config.features.num_mel_bins, min_frames=MIN_FEATURES)
         num_chunks = max(1, -(-embed_length(int(lens.max())) // chunk))
         hop = FEATURES_PER_FRAME_50HZ * chunk
         rest = (num_chunks - 1) * hop + self.window_frames - features.shape[1]
@@ -163,12 +147,14 @@ class OnnxStreamingModel(OnnxModel):
         lens_N = torch.tensor([self.output_length(length) for length in lens.tolist()])
         return Encoded(torch.cat(frames, dim=1)[:, : int(lens_N.max())], lens_N)
 
-    def _check_sizes(self, chunk: int, left: int) -> None:
-        own = (self.chunk_frames_50hz, self.left_context_frames_50hz)
-        if (chunk, left) != own:
+    def _check_chunks(self, chunk: int | None, left_context: int | None) -> None:
+        own_chunk, own_left = self.chunk_frames_50hz, self.left_context_frames_50hz
+        chunk = own_chunk if chunk is None else chunk
+        left_context = own_left if left_context is None else left_context
+        if (chunk, left_context) != (own_chunk, own_left):
             raise ValueError(
-                f"these graphs have chunks of {own[0]} frames at 50 Hz and a left context of {own[1]}, but {chunk} and "
-                f"{left} were requested; export the model with those"
+                f"these graphs have chunks of {own_chunk} frames at 50 Hz and a left context of {own_left}, but {chunk} and "
+                f"{left_context} were requested; export the model with those"
             )
 
 
