@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zipasr.export.blocks import Blocks, linear_of
+from zipasr.export.blocks import Blocks, linear_of, parts_of
 from zipasr.export.scan import scan
 from zipasr.nn.attention import AttentionWeights, NonlinAttention, RelativePositionalEncoding, SelfAttention
 
@@ -51,13 +51,11 @@ class TracedAttentionWeights(nn.Module):
         super().__init__()
         self.num_heads, self.query_head_dim, self.pos_head_dim = module.num_heads, module.query_head_dim, module.pos_head_dim
         heads, dim = module.num_heads, module.query_head_dim
-        weight, bias = module.in_proj.weight, module.in_proj.bias
-        query, key, pos = weight.split([heads * dim, heads * dim, heads * module.pos_head_dim])
-        query_bias, key_bias, pos_bias = bias.split([len(query), len(key), len(pos)])
-        query = functional.pad(query.view(heads, dim, -1), (0, 0, 0, 1)).flatten(0, 1)
-        query_bias = functional.pad(query_bias.view(heads, dim), (0, 1), value=1.0).flatten()
-        self.query_proj, self.key_proj = linear_of(query, query_bias), linear_of(key, key_bias)
-        self.pos_proj = linear_of(pos, pos_bias)
+        sizes = [heads * dim, heads * dim, heads * module.pos_head_dim]
+        query, key, pos = parts_of(module.in_proj, sizes)
+        weight = functional.pad(query.weight.view(heads, dim, -1), (0, 0, 0, 1)).flatten(0, 1)
+        bias = functional.pad(query.bias.view(heads, dim), (0, 1), value=1.0).flatten()
+        self.query_proj, self.key_proj, self.pos_proj = linear_of(weight, bias), key, pos
         self.linear_pos = module.linear_pos
 
     def forward(self, x: Tensor, positions: Positions, mask: Tensor, past: None = None) -> Tensor:
@@ -128,8 +126,8 @@ class TracedNonlinAttention(nn.Module):
 
     def __init__(self, module: NonlinAttention) -> None:
         super().__init__()
-        parts = zip(module.in_proj.weight.chunk(3), module.in_proj.bias.chunk(3), strict=True)
-        self.gate_proj, self.content_proj, self.outer_proj = (linear_of(weight, bias) for weight, bias in parts)
+        width = module.in_proj.out_features // 3
+        self.gate_proj, self.content_proj, self.outer_proj = parts_of(module.in_proj, width)
         self.out_proj = module.out_proj
 
     def forward(self, x: Tensor, weights: Tensor, past: None = None) -> Tensor:

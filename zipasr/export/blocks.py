@@ -3,6 +3,7 @@
 Each computes the same values as the module that it replaces does in eval mode. Constants are computed in advance.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -68,6 +69,11 @@ def linear_of(weight: Tensor, bias: Tensor) -> nn.Linear:
     linear = nn.Linear(weight.shape[1], weight.shape[0])
     linear.weight, linear.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
     return linear
+
+
+def parts_of(linear: nn.Linear, sizes: int | list[int]) -> Iterator[nn.Linear]:
+    """Linear layers that compute parts of the output of one; `sizes` as of `Tensor.split`."""
+    return map(linear_of, linear.weight.split(sizes), linear.bias.split(sizes))
 
 
 def shifted_linear(linear: nn.Linear, kind: ActivationKind) -> nn.Linear:
@@ -175,8 +181,7 @@ class TracedConvolution(nn.Module):
 
     def __init__(self, module: ConvolutionModule) -> None:
         super().__init__()
-        parts = zip(module.in_proj.weight.chunk(2), module.in_proj.bias.chunk(2), strict=True)
-        self.content_proj, self.gate_proj = (linear_of(weight, bias) for weight, bias in parts)
+        self.content_proj, self.gate_proj = parts_of(module.in_proj, module.in_proj.out_features // 2)
         self.out_proj, shift = TracedSwooshLinear(module.out_proj), shift_of(module.out_proj.activation)
         self.depthwise: nn.Module = module.depthwise
         if isinstance(module.depthwise, ChunkCausalDepthwiseConv):

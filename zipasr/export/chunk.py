@@ -20,7 +20,7 @@ from zipasr.encoder.rates import embed_lengths
 from zipasr.encoder.stack import Downsample, ZipformerStack
 from zipasr.encoder.zipformer import Zipformer, join_outputs, to_width
 from zipasr.export.attention import TracedNonlinAttention, TracedSelfAttention
-from zipasr.export.blocks import TracedBypass, TracedChunkConv, TracedConvolution, TracedFeedForward, TracedNorm, linear_of
+from zipasr.export.blocks import TracedBypass, TracedChunkConv, TracedConvolution, TracedFeedForward, TracedNorm, parts_of
 from zipasr.export.embed import EmbeddedBlock
 from zipasr.export.scan import scan_several
 from zipasr.nn.attention import MASKED_SCORE, AttentionWeights, NonlinAttention, SelfAttention
@@ -72,8 +72,7 @@ class ChunkAttentionWeights(nn.Module):
         super().__init__()
         self.num_heads, self.num_frames = module.num_heads, num_frames
         sizes = [module.num_heads * dim for dim in (module.query_head_dim, module.query_head_dim, module.pos_head_dim)]
-        weights, biases = module.in_proj.weight.split(sizes), module.in_proj.bias.split(sizes)
-        self.query_proj, self.key_proj, self.pos_proj = map(linear_of, weights, biases)
+        self.query_proj, self.key_proj, self.pos_proj = parts_of(module.in_proj, sizes)
         encoded = functional.pad(module.linear_pos(table), (0, 0, 1, 0))  # the first only makes the shift simple
         self.encoded: Tensor
         """(H, 1, d', 2T + L)."""

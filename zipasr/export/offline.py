@@ -5,7 +5,8 @@ of sherpa-onnx 2.0, which passes tensors by position.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +22,6 @@ from zipasr.onnx_runtime import HIDDEN_FRAMES
 
 _CASE_FRAMES = ((57,), (9,), (16, 23), (333, 200, 10), (801,))
 """Lengths of the utterances in each batch that is compared; the first batch is traced."""
-_FEATURES = Axes("x", {0: "N", 1: "T"})
-_LENS = Axes("x_lens", {0: "N"})
 
 
 class OfflineModel(nn.Module):
@@ -77,6 +76,23 @@ class JoinerOutput(nn.Module):
         return self.output((encoder_out + decoder_out).tanh())
 
 
+class Head(NamedTuple):
+    """A head whose graph begins with the encoder."""
+
+    name: str
+    """Name of the graph in messages."""
+    model_type: str
+    """What the metadata of a graph of utterances say."""
+    module: nn.Module
+    """Frames -> output of the graph; to be copied."""
+    of_frames: Callable[[Tensor], Tensor]
+    """The same in the model."""
+    output: str
+    """Name of the output."""
+    output_lens: str
+    """Name of its lengths in a graph of utterances."""
+
+
 def offline_graphs(model: AsrModel, *, is_streaming: bool = False) -> dict[str, Graph]:
     """The graphs to trace of a model, by the field of `ExportedFiles`; the module of every graph is a copy.
 
@@ -87,19 +103,44 @@ def offline_graphs(model: AsrModel, *, is_streaming: bool = False) -> dict[str, 
         ConfigError: the model cannot be exported.
     """
     traced = for_tracing(check_exportable(model, is_streaming=is_streaming))
-    graphs = transducer_graphs(model, traced)
-    if model.ctc is not None:
-        graphs["ctc"] = Graph(
-            name="CTC model",
-            module=OfflineModel(traced, CtcOutput(copy.deepcopy(model.ctc.output))),
-            inputs=(_FEATURES, _LENS),
-            outputs=(Axes("log_probs", {0: "N", 1: "T_out"}), Axes("log_probs_len", {0: "N"})),
-            metadata=_metadata("zipformer2_ctc", "non-streaming zipformer2 CTC"),
-            cases=feature_cases(model.config.features.num_mel_bins),
-            expected=_after_encoder(model, model.ctc_log_probs),
-            is_valid=_is_before_end,
+
+    def with_encoder(head: Head) -> Graph:
+        def expected(x: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
+            encoded = model.encode(x, lens)
+            return head.of_frames(encoded.frames), encoded.lens
+
+        return Graph(
+            name=head.name,
+            module=OfflineModel(traced, copy.deepcopy(head.module)),
+            inputs=(Axes("x", {0: "N", 1: "T"}), Axes("x_lens", {0: "N"})),
+            outputs=(Axes(head.output, {0: "N", 1: "T_out"}), Axes(head.output_lens, {0: "N"})),
+            metadata={
+                "model_type": head.model_type,
+                "version": "1",
+                "model_author": "k2-fsa",
+                "comment": f"non-streaming {head.model_type.replace('_ctc', ' CTC')}",
+            },
+            cases=_feature_cases(model.config.features.num_mel_bins),
+            expected=expected,
+            has_lens=True,
         )
-    return graphs | ctc_head_graph(model)
+
+    return all_graphs(model, with_encoder)
+
+
+def all_graphs(model: AsrModel, with_encoder: Callable[[Head], Graph]) -> dict[str, Graph]:
+    """The graphs to trace of a model, by the field of `ExportedFiles`; `with_encoder` makes those that have the encoder."""
+    graphs: dict[str, Graph] = {}
+    if model.transducer is not None:
+        joiner = model.transducer.joiner
+        head = Head("encoder", "zipformer2", joiner.encoder_proj, model.project_frames, "encoder_out", "encoder_out_lens")
+        graphs["encoder"] = with_encoder(head)
+        graphs |= _label_graphs(model)
+    if model.ctc is not None:
+        output = CtcOutput(model.ctc.output)
+        head = Head("CTC model", "zipformer2_ctc", output, model.ctc_log_probs, "log_probs", "log_probs_len")
+        graphs["ctc"] = with_encoder(head)
+    return graphs | _ctc_head_graph(model)
 
 
 def check_exportable(model: AsrModel, *, is_streaming: bool) -> Zipformer:
@@ -127,25 +168,7 @@ def check_exportable(model: AsrModel, *, is_streaming: bool) -> Zipformer:
     return encoder
 
 
-def transducer_graphs(model: AsrModel, traced: Zipformer) -> dict[str, Graph]:
-    """The graphs of the transducer with an encoder of `for_tracing`; empty without a transducer head."""
-    head, config = model.transducer, model.config
-    if head is None:
-        return {}
-    encoder = Graph(
-        name="encoder",
-        module=OfflineModel(traced, copy.deepcopy(head.joiner.encoder_proj)),
-        inputs=(_FEATURES, _LENS),
-        outputs=(Axes("encoder_out", {0: "N", 1: "T_out"}), Axes("encoder_out_lens", {0: "N"})),
-        metadata=_metadata("zipformer2", "non-streaming zipformer2"),
-        cases=feature_cases(config.features.num_mel_bins),
-        expected=_after_encoder(model, model.project_frames),
-        is_valid=_is_before_end,
-    )
-    return {"encoder": encoder, **label_graphs(model)}
-
-
-def label_graphs(model: AsrModel) -> dict[str, Graph]:
+def _label_graphs(model: AsrModel) -> dict[str, Graph]:
     """The graphs of the decoder and the joiner of a transducer."""
     head, config = model.transducer, model.config
     assert head is not None
@@ -171,7 +194,7 @@ def label_graphs(model: AsrModel) -> dict[str, Graph]:
     return {"decoder": decoder, "joiner": joiner}
 
 
-def ctc_head_graph(model: AsrModel) -> dict[str, Graph]:
+def _ctc_head_graph(model: AsrModel) -> dict[str, Graph]:
     """The graph of the CTC head on frames of the transducer's encoder graph; empty unless the model has both heads."""
     head = model.ctc
     if head is None or model.transducer is None:
@@ -188,27 +211,7 @@ def ctc_head_graph(model: AsrModel) -> dict[str, Graph]:
     return {"ctc_head": graph}
 
 
-def _metadata(model_type: str, comment: str) -> dict[str, str | int]:
-    return {"model_type": model_type, "version": "1", "model_author": "k2-fsa", "comment": comment}
-
-
-def _after_encoder(model: AsrModel, output: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """A function that gives the `output` of the frames of a padded batch, and their lengths."""
-
-    def outputs(x: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
-        encoded = model.encode(x, lens)
-        return output(encoded.frames), encoded.lens
-
-    return outputs
-
-
-def _is_before_end(outputs: Sequence[Tensor], i: int) -> Tensor | None:
-    """Frames of output 0 before the lengths in output 1."""
-    frames, lens = outputs
-    return (torch.arange(frames.shape[1]) < lens.unsqueeze(1)).unsqueeze(-1) if i == 0 else None
-
-
-def feature_cases(num_features: int) -> list[tuple[Tensor, Tensor]]:
+def _feature_cases(num_features: int) -> list[tuple[Tensor, Tensor]]:
     """Padded batches (N, T, F) of noise at the level of log-mel features of speech, with their lengths."""
     cases = []
     for lens in _CASE_FRAMES:

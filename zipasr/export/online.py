@@ -18,7 +18,7 @@ from zipasr.encoder.state import StreamState
 from zipasr.errors import ConfigError
 from zipasr.export.chunk import ChunkEncoder
 from zipasr.export.graph import check_standard
-from zipasr.export.offline import CtcOutput, check_exportable, ctc_head_graph, label_graphs, normal
+from zipasr.export.offline import Head, all_graphs, check_exportable, normal
 from zipasr.export.trace import Axes, Graph
 from zipasr.model import AsrModel
 from zipasr.onnx_runtime import VALID_FEATURES
@@ -95,27 +95,12 @@ def online_graphs(model: AsrModel, *, chunk_frames_50hz: int, left_context_frame
             "encoder.conv_channels=8,32,128 and 80 mel bins, or export without chunks"
         )
     check_standard(encoder)
-    sizes, graphs = (chunk_frames_50hz, left_context_frames_50hz), {}
+    sizes = (chunk_frames_50hz, left_context_frames_50hz)
     traced = ChunkEncoder(encoder, *sizes)
-    if model.transducer is not None:
-        head = model.transducer.joiner.encoder_proj
-        graphs["encoder"] = _graph("encoder", "encoder_out", model, traced, head, head, *sizes)
-        graphs |= label_graphs(model)
-    if model.ctc is not None:
-        graphs["ctc"] = _graph("CTC model", "log_probs", model, traced, CtcOutput(model.ctc.output), model.ctc, *sizes)
-    return graphs | ctc_head_graph(model)
+    return all_graphs(model, lambda head: _graph(head, model, traced, *sizes))
 
 
-def _graph(
-    name: str,
-    output: str,
-    model: AsrModel,
-    traced: ChunkEncoder,
-    traced_head: nn.Module,
-    head: nn.Module,
-    chunk: int,
-    left: int,
-) -> Graph:
+def _graph(head: Head, model: AsrModel, traced: ChunkEncoder, chunk: int, left: int) -> Graph:
     window_frames, is_whisper = window_length(chunk), model.config.features.kind == "whisper"
     num_layers = sum(traced.config.num_layers)
     states = [
@@ -129,13 +114,13 @@ def _graph(
         *states, lens = states_and_lens
         state = StreamState.from_flat(from_published(states), chunk_frames_50hz=chunk)
         encoded, after = model.encode_chunk(x, lens, state)
-        return [head(encoded.frames), *to_published(after.to_flat())]
+        return [head.of_frames(encoded.frames), *to_published(after.to_flat())]
 
     return Graph(
-        name=f"streaming {name}",
-        module=StreamingModel(traced, copy.deepcopy(traced_head)),
+        name=f"streaming {head.name}",
+        module=StreamingModel(traced, copy.deepcopy(head.module)),
         inputs=[Axes("x", {0: "N"}), *states, Axes(VALID_FEATURES, {0: "M"})],
-        outputs=[Axes(output, {0: "N"}), *(Axes(f"new_{axes.name}", axes.dynamic) for axes in states)],
+        outputs=[Axes(head.output, {0: "N"}), *(Axes(f"new_{axes.name}", axes.dynamic) for axes in states)],
         defaults={VALID_FEATURES: np.array([window_frames])},
         metadata=_metadata(traced, chunk, left) | ({"feature": "whisper"} if is_whisper else {}),
         cases=[_case(model, *case, chunk, left) for case in _CASES],

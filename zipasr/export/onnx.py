@@ -26,7 +26,7 @@ from zipasr.export.search import search_of_graphs
 from zipasr.export.trace import Graph, check, import_onnx, join, trace
 from zipasr.folder_swap import require_name
 from zipasr.hub import local_model
-from zipasr.model import CONFIG_FILE, AsrConfig, AsrModel, resolve_model_folder
+from zipasr.model import AsrModel, resolve_model_folder
 from zipasr.onnx_runtime import EXPORT_FILE, HIDDEN_FRAMES, ExportedConfig, ExportedFiles, Precision, is_exported
 from zipasr.recognizer.chunks import ChunkSizes, frames_50hz
 from zipasr.search.confidence import CALIBRATION_FILE
@@ -102,39 +102,56 @@ def export_model(
         ConfigError: the model cannot be exported, `out` holds something else, or a package is missing.
         ExportError: a graph differs from PyTorch by more than the tolerance.
     """
+    opened = open_model(folder, out, chunk_ms=chunk_ms, left_context_ms=left_context_ms, keywords=keywords)
+    graphs, differences = make_graphs(opened.graphs(), precision=precision, tolerance=tolerance)
+    return write_graphs(opened, out, graphs, precision, differences, {})
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model that is to be exported."""
+
+    source: Path
+    """Its folder."""
+    model: AsrModel
+    tokenizer: Tokenizer
+    sizes: ChunkSizes | None
+    """Chunk and left context of streaming graphs; None: graphs of whole utterances."""
+    keyword_files: Mapping[str, bytes]
+    """The file of keywords, if there are any, by name."""
+
+    def graphs(self) -> dict[str, Graph]:
+        """The graphs to trace, by the field of `ExportedFiles`; errors as of `export_model`."""
+        if self.sizes is None:
+            return offline_graphs(self.model)
+        sizes = self.sizes
+        return online_graphs(self.model, chunk_frames_50hz=sizes.chunk, left_context_frames_50hz=sizes.left_context)
+
+
+def open_model(
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    chunk_ms: int | None,
+    left_context_ms: int | None,
+    keywords: Sequence[str | Keyword],
+) -> Opened:
+    """Open the model to export, once what can be checked without it is right; arguments and errors as of `export_model`."""
     source = resolve_model_folder(local_model(folder))
     check_target(out)
-    sizes = sizes_in_frames(chunk_ms, left_context_ms)
+    sizes = _sizes_in_frames(chunk_ms, left_context_ms)
     model, tokenizer = AsrModel.load(source)
     files = keyword_files(keywords, tokenizer, has_transducer=model.has_transducer, is_streaming=sizes is not None)
-    graphs, differences = make_graphs(wanted_graphs(model, sizes), precision=precision, tolerance=tolerance)
-    config = exported_config(model, graphs, precision, sizes)
-    return write_graphs(source, out, tokenizer, config, graphs, differences, keyword_blobs=files)
+    return Opened(source, model, tokenizer, sizes, files)
 
 
-def sizes_in_frames(chunk_ms: int | None, left_context_ms: int | None) -> ChunkSizes | None:
-    """Chunk and left context of streaming graphs in frames; None for graphs of whole utterances. See `export_model`.
-
-    Raises:
-        ConfigError: there is a left context without a chunk, or one of them is not a positive multiple of a frame.
-    """
+def _sizes_in_frames(chunk_ms: int | None, left_context_ms: int | None) -> ChunkSizes | None:
     if chunk_ms is None:
         if left_context_ms is not None:
             raise ConfigError("a left context has no effect without chunks; give --chunk-ms too, or neither")
         return None
     left_context_ms = LEFT_CONTEXT_MS if left_context_ms is None else left_context_ms
     return ChunkSizes(frames_50hz(chunk_ms, name="--chunk-ms"), frames_50hz(left_context_ms, name="--left-context-ms"))
-
-
-def wanted_graphs(model: AsrModel, sizes: ChunkSizes | None) -> dict[str, Graph]:
-    """The graphs to trace of a model, by the field of `ExportedFiles`: streaming graphs, or graphs of whole utterances.
-
-    Raises:
-        ConfigError: the model cannot be exported, or cannot stream with these sizes.
-    """
-    if sizes is None:
-        return offline_graphs(model)
-    return online_graphs(model, chunk_frames_50hz=sizes.chunk, left_context_frames_50hz=sizes.left_context)
 
 
 def make_graphs(
@@ -169,25 +186,23 @@ def check_target(out: str | os.PathLike[str]) -> None:
 
 
 def write_graphs(
-    source: Path,
+    opened: Opened,
     out: str | os.PathLike[str],
-    tokenizer: Tokenizer,
-    config: ExportedConfig,
     graphs: Mapping[str, Any],
+    precision: Precision,
     differences: dict[str, float],
-    *,
-    documents: Mapping[str, Any] | None = None,
-    keyword_blobs: Mapping[str, bytes] | None = None,
+    documents: Mapping[str, Any],
 ) -> ExportReport:
-    """Write an exported folder atomically: graphs, tokenizer, README, default search, calibrations and keywords."""
+    """Write an exported folder atomically: graphs, tokenizer, README, default search, calibrations, keywords, documents."""
+    source, tokenizer = opened.source, opened.tokenizer
+    config = exported_config(opened, graphs, precision)
     names = config.files.named()
     blobs = {names[part]: graph.SerializeToString() for part, graph in graphs.items()}
     num_bytes = sum(map(len, blobs.values()))
     default = read_default_search(source)
     search = search_of_graphs(default)
-    has_attention = checkpoint.CheckpointFolder(source).config(AsrConfig, CONFIG_FILE).attention is not None
     notes = [
-        attention_limits(config, default) if has_attention else None,
+        attention_limits(config, default) if opened.model.has_attention else None,
         sherpa_onnx_limits(config, search) if search is not None else None,
         vocabulary_limits(tokenizer, has_transducer=config.files.encoder is not None),
     ]
@@ -198,24 +213,21 @@ def write_graphs(
         is_spaceless=tokenizer.is_spaceless,
         is_byte_level=tokenizer.is_byte_level,
         can_encode=tokenizer.can_encode,
-        has_keywords=bool(keyword_blobs),
+        has_keywords=bool(opened.keyword_files),
     )
-    blobs |= {**(keyword_blobs or {}), **tokenizer.to_files(), "README.md": readme.encode()}
+    blobs |= {**opened.keyword_files, **tokenizer.to_files(), "README.md": readme.encode()}
     if config.files.encoder is not None and tokenizer.can_encode and not tokenizer.is_spaceless:
         blobs[VOCAB_FILE] = tokenizer.to_vocab()
     blobs |= {name: (source / name).read_bytes() for name in (CALIBRATION_FILE, *SEARCH_FILES) if (source / name).is_file()}
     if search is not None and search != default:
         blobs[SEARCH_FILE] = search.to_json().encode()
-    path = checkpoint.write_folder(
-        out, documents={EXPORT_FILE: to_json(config), **(documents or {})}, tensors={}, blobs=blobs
-    )
+    path = checkpoint.write_folder(out, documents={EXPORT_FILE: to_json(config), **documents}, tensors={}, blobs=blobs)
     return ExportReport(path, config, differences, num_bytes, limits)
 
 
-def exported_config(
-    model: AsrModel, graphs: Mapping[str, Any], precision: Precision, sizes: ChunkSizes | None = None
-) -> ExportedConfig:
+def exported_config(opened: Opened, graphs: Mapping[str, Any], precision: Precision) -> ExportedConfig:
     """The description of an exported folder. For int8, only graphs with quantized products get `.int8` in their names."""
+    model, sizes = opened.model, opened.sizes
     chunk = "" if sizes is None else f"-chunk-{sizes.chunk}-left-{sizes.left_context}"
     stems = {
         "encoder": f"encoder{chunk}",

@@ -20,21 +20,11 @@ from torch.nn import functional
 from zipasr.errors import DataError, ExportError
 from zipasr.export import integer
 from zipasr.export.integer import WEIGHT_STEPS
-from zipasr.export.keywords import keyword_files
 from zipasr.export.offline import offline_graphs
-from zipasr.export.onnx import (
-    ExportReport,
-    check_target,
-    exported_config,
-    make_graphs,
-    sizes_in_frames,
-    wanted_graphs,
-    write_graphs,
-)
+from zipasr.export.onnx import ExportReport, exported_config, make_graphs, open_model, write_graphs
 from zipasr.export.search import search_of_graphs, search_of_head
 from zipasr.features import Fbank
-from zipasr.hub import local_model
-from zipasr.model import AsrModel, resolve_model_folder
+from zipasr.model import AsrModel
 from zipasr.onnx_runtime import open_graphs
 from zipasr.recognizer import Recognizer
 from zipasr.recognizer.opening import open_language_models
@@ -145,29 +135,23 @@ def export_int8(
         DataError: no recording is long enough to measure with.
         ExportError: the word error rate rises too much, or a graph differs from PyTorch; nothing is written.
     """
-    source = resolve_model_folder(local_model(folder))
-    check_target(out)
-    sizes = sizes_in_frames(chunk_ms, left_context_ms)
-    model, tokenizer = AsrModel.load(source)
-    files = keyword_files(keywords, tokenizer, has_transducer=model.has_transducer, is_streaming=sizes is not None)
-    samples = _sample(recordings)
-    graphs, differences = make_graphs(wanted_graphs(model, sizes), tolerance=tolerance)
-    default = search_of_graphs(read_default_search(source))
-    models = open_language_models(None, None, tokenizer, torch.device("cpu"), source)
+    opened = open_model(folder, out, chunk_ms=chunk_ms, left_context_ms=left_context_ms, keywords=keywords)
+    samples, tokenizer = _sample(recordings), opened.tokenizer
+    graphs, differences = make_graphs(opened.graphs(), tolerance=tolerance)
+    default = search_of_graphs(read_default_search(opened.source))
+    models = open_language_models(None, None, tokenizer, torch.device("cpu"), opened.source)
 
     def measure_graphs(head: str, own: Mapping[str, Any]) -> Measured:
-        config = exported_config(model, own, "float32", sizes)
+        config = exported_config(opened, own, "float32")
         names = config.files.named()
         scorer = open_graphs(config, {names[part]: graph.SerializeToString() for part, graph in own.items()})
         known = partial(Recognizer, default_search=search_of_head(default, head), language_models=models)
         return measure(known(scorer, tokenizer, features=config.features, use_true_times=False))
 
-    sensitivity = measure_sensitivity(model, samples, is_streaming=sizes is not None)
+    sensitivity = measure_sensitivity(opened.model, samples, is_streaming=opened.sizes is not None)
     heads, chosen = _quantize_heads(graphs, sensitivity, measure_graphs, max_increase)
-    quantized = graphs | chosen
-    config = exported_config(model, quantized, "int8", sizes)
     documents = {QUANTIZATION_FILE: _to_dict(heads, sensitivity)}
-    report = write_graphs(source, out, tokenizer, config, quantized, differences, documents=documents, keyword_blobs=files)
+    report = write_graphs(opened, out, graphs | chosen, "int8", differences, documents)
     return QuantizationReport(export=report, heads=heads, sensitivity=sensitivity)
 
 
@@ -229,15 +213,17 @@ def _quantize_head(
         kept = tuple(list(sensitivity)[: max(1, round(share * len(sensitivity)))])
         is_last = share == FLOAT_SHARES[-1]
         chosen = {part: quantize(graphs[part], keep=kept) for part in parts if part != "joiner" or not is_last}
-        after = measure(graphs | chosen)
+        made = graphs | chosen
+        after = measure(made)
         if after.word_error_rate - before.word_error_rate <= max_increase:
-            sizes = [sum(made[part].ByteSize() for part in parts) for made in (graphs, graphs | chosen)]
-            return (
-                HeadQuantization(
-                    before=before, after=after, num_bytes_before=sizes[0], num_bytes_after=sizes[1], kept_float=kept
-                ),
-                chosen,
+            report = HeadQuantization(
+                before=before,
+                after=after,
+                num_bytes_before=sum(graphs[part].ByteSize() for part in parts),
+                num_bytes_after=sum(made[part].ByteSize() for part in parts),
+                kept_float=kept,
             )
+            return report, chosen
     raise ExportError(
         f"the word error rate of the {head} in 8 bits must rise by at most {max_increase:g} points, but rises from "
         f"{before.word_error_rate:.2f} to {after.word_error_rate:.2f} % even with half of the modules in float32; nothing "
@@ -247,13 +233,12 @@ def _quantize_head(
 
 def quantize(graph: Any, *, keep: Sequence[str]) -> Any:
     """A copy of a graph whose products with constant weights are in 8 bits, except in the modules of `keep`."""
-    return integer.quantize(graph, lambda name: _is_quantized(name, keep))
 
+    def is_quantized(node_name: str) -> bool:  # such as /stacks.0/layers.1/conv1/gate_proj/MatMul
+        linear = node_name.strip("/").rpartition("/")[0].replace("/", ".")
+        return not _is_always_float(linear) and _module_of(linear) not in keep
 
-def _is_quantized(node_name: str, keep: Sequence[str]) -> bool:
-    """Whether a product, such as /stacks.0/layers.1/conv1/gate_proj/MatMul, is computed in 8 bits."""
-    linear = node_name.strip("/").rpartition("/")[0].replace("/", ".")
-    return not _is_always_float(linear) and _module_of(linear) not in keep
+    return integer.quantize(graph, is_quantized)
 
 
 def _is_always_float(linear: str) -> bool:

@@ -89,12 +89,7 @@ _FILES = {
 
 
 def sherpa_onnx_limits(config: ExportedConfig, default: DefaultSearch) -> str | None:
-    """What sherpa-onnx loses compared with the model's default search, in sentences; None if nothing.
-
-    Args:
-        config: the exported graphs.
-        default: the model's default search, and the results of the searches it was compared with.
-    """
+    """What sherpa-onnx loses compared with the model's default search, in sentences; None if nothing."""
     if config.files.encoder is None:
         return None
     num_symbols, has_ctc = default.search.max_symbols_per_frame, config.files.ctc is not None
@@ -106,23 +101,20 @@ def sherpa_onnx_limits(config: ExportedConfig, default: DefaultSearch) -> str | 
             f"words.{rates}"
         )
         return text + (" Its CTC head has no such limit." if has_ctc else "")
-    if default.search.ngram_scale and rates:
+    if not rates:
+        return None
+    if default.search.ngram_scale:
         return f"The default search of this model uses an n-gram of its training texts, which sherpa-onnx does not.{rates}"
-    if default.search.method == "joint" and rates:
+    if default.search.method == "joint":
         return f"The default search of this model lets both heads choose; sherpa-onnx searches with one head alone.{rates}"
-    if default.search.method in ("ctc_greedy", "ctc_beam") and rates:
+    if default.search.method in ("ctc_greedy", "ctc_beam"):
         advice = "use the CTC graph" if has_ctc else "no CTC graph was exported"
         return f"The default search of this model uses its CTC head; its transducer is worse: {advice}.{rates}"
     return None
 
 
 def attention_limits(config: ExportedConfig, default: DefaultSearch | None) -> str:
-    """What the graphs of a model with an attention decoder lose without it, in sentences.
-
-    Args:
-        config: the exported graphs.
-        default: the model's default search; None: it names none.
-    """
+    """What the graphs of a model with an attention decoder lose without it, in sentences."""
     text = "The attention decoder of this model is not exported."
     search = search_of_graphs(default)
     if default is None or search is None:
@@ -187,16 +179,17 @@ def describe(
         has_keywords: whether there is a file of keywords.
     """
     names = config.files.named()
-    is_streaming = config.chunk_frames_50hz is not None
+    is_streaming, has_transducer = config.chunk_frames_50hz is not None, config.files.encoder is not None
+    has_vocab = has_transducer and can_encode and not is_spaceless
     words = names | (_STREAMING_WORDS if is_streaming else _OFFLINE_WORDS)
     text = _INTRODUCTION + (_STREAMING_ZIPASR if is_streaming else _ZIPASR)
-    if config.files.encoder is not None:
+    if has_transducer:
         text += _TRANSDUCER.format(**words)
-    if config.files.encoder is not None and can_encode:
+    if has_transducer and can_encode:
         unit = "cjkchar" if is_spaceless else "bbpe" if is_byte_level else "bpe"
         text += _HOTWORDS.format(
             unit=unit,
-            vocab="" if is_spaceless else f" --bpe-vocab={VOCAB_FILE}",
+            vocab=f" --bpe-vocab={VOCAB_FILE}" if has_vocab else "",
             letters="Chinese characters (sherpa-onnx cuts others wrongly)" if is_byte_level else "the letters of tokens.txt",
         )
     if has_keywords:
@@ -207,7 +200,6 @@ def describe(
         text += _CTC.format(**words)
     if not is_streaming:
         text += _TAIL
-    has_vocab = config.files.encoder is not None and not is_spaceless and can_encode
     rows = [f"- `{name}`: {_FILES[part]}" for part, name in names.items()]
     rows += [
         "- `tokens.txt`: the vocabulary, for sherpa-onnx",

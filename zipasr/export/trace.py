@@ -53,8 +53,8 @@ class Graph:
     """Inputs on which the graph must agree with the original; the first one is traced."""
     expected: Callable[..., Sequence[Tensor]]
     """Outputs of the original for a case, to be compared with the first outputs of the graph."""
-    is_valid: Callable[[Sequence[Tensor], int], Tensor | None] = lambda outputs, i: None
-    """Mask of the elements of expected output i to compare, broadcastable to it; None: all."""
+    has_lens: bool = False
+    """Whether output 1 holds the lengths of the sequences in output 0, which are compared only that far."""
 
 
 def import_onnx() -> Any:
@@ -165,18 +165,19 @@ def compare(model: Any, graph: Graph) -> float:
         with torch.no_grad():
             expected = graph.expected(*case)
         for i, tensor in enumerate(expected):
-            valid = graph.is_valid(expected, i)
-            worst = max(worst, _difference(torch.from_numpy(np.asarray(found[i])), tensor, valid))
+            lens = expected[1] if graph.has_lens and i == 0 else None
+            worst = max(worst, _difference(torch.from_numpy(np.asarray(found[i])), tensor, lens))
     return worst
 
 
-def _difference(found: Tensor, expected: Tensor, valid: Tensor | None) -> float:
+def _difference(found: Tensor, expected: Tensor, lens: Tensor | None) -> float:
     if found.shape != expected.shape:
         return float("inf")
     if not expected.is_floating_point():
         return 0.0 if torch.equal(found, expected) else float("inf")
-    if valid is not None:
-        found, expected = found.masked_fill(~valid, 0.0), expected.masked_fill(~valid, 0.0)
+    if lens is not None:
+        is_padding = (torch.arange(expected.shape[1]) >= lens.unsqueeze(1)).unsqueeze(-1)
+        found, expected = found.masked_fill(is_padding, 0.0), expected.masked_fill(is_padding, 0.0)
     difference = (found - expected).abs().max() / expected.abs().max().clamp(min=1e-6)
     return float(difference) if bool(difference.isfinite()) else float("inf")
 

@@ -45,13 +45,14 @@ def load_foreign(root: Path, files: GraphFiles, *, num_threads: int | None = Non
         ConfigError: onnxruntime is not installed.
     """
     threads = torch.get_num_threads() if num_threads is None else num_threads
-    graphs = {part: _open(root, name, threads) for part, name in files.graphs().items()}
-    config = dataclasses.replace(described(graphs), files=ExportedFiles(**files.graphs()))
+    names = files.graphs()
+    graphs = {part: _open(root, name, threads) for part, name in names.items()}
+    known = described(graphs)
     num_outputs = output_width(graphs.get("joiner") or graphs["ctc"])
     tokenizer = _open_tokenizer(root, files, num_outputs=num_outputs)
-    config = dataclasses.replace(config, blank_id=tokenizer.blank_id)
+    config = dataclasses.replace(known, files=ExportedFiles(**names), blank_id=tokenizer.blank_id)
     kind = OnnxStreamingModel if is_streaming(graphs.get("encoder") or graphs["ctc"]) else UnpaddedModel
-    scorer = kind(config, {files.graphs()[part]: graph for part, graph in graphs.items()})
+    scorer = kind(config, {names[part]: graph for part, graph in graphs.items()})
     return Exported(scorer, tokenizer, config.features)
 
 

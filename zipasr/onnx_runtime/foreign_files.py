@@ -117,7 +117,7 @@ def _models(names: Iterable[str]) -> dict[_Stem, _Model]:
         stem = _Stem(_folder(name), match["prefix"] or "", match["suffix"])
         if re.search(_PART, stem.prefix + stem.suffix, re.IGNORECASE):
             continue  # such as decoder_model_merged.onnx of Whisper
-        part = {"model": "ctc"}.get(match["part"].lower(), match["part"].lower())
+        part = match["part"].lower().replace("model", "ctc")
         version = _PRECISIONS.get((match["precision"] or "").lower(), "float32")
         found.setdefault(stem, {}).setdefault(part, {}).setdefault(version, name)
     return {stem: _completed(stem, found) for stem in found}
@@ -134,8 +134,8 @@ def _completed(stem: _Stem, found: Mapping[_Stem, Mapping[str, _Versions]]) -> _
 
 def _refuse_incomplete(models: Mapping[_Stem, _Model]) -> None:
     for stem, model in models.items():
-        missing = [part for part in _TRANSDUCER if part not in model]
-        if "joiner" in model and len(missing) < len(_TRANSDUCER):
+        if "joiner" in model:
+            missing = [part for part in _TRANSDUCER if part not in model]
             raise CheckpointError(
                 f"a transducer must have an encoder, a decoder and a joiner of one name, but {stem.label()} lacks the "
                 f"{' and the '.join(missing)}; download the folder again"
@@ -191,13 +191,10 @@ def _version(part: str, versions: _Versions, precision: Precision) -> str:
     Raises:
         ConfigError: int8 or float16 is requested, but this encoder or CTC graph is not there in it.
     """
-    if part == "decoder" or precision == "float32":
-        order: tuple[Precision, ...] = _FALLBACKS
-    else:
-        order = (precision, *_FALLBACKS)
     if precision != "float32" and part in ("encoder", "ctc") and precision not in versions:
         raise ConfigError(f"the graphs must be there in {precision}, but only in {', '.join(versions)}; choose one of these")
-    return next(versions[kind] for kind in order if kind in versions)
+    wanted: Precision = "float32" if part == "decoder" else precision
+    return next(versions[kind] for kind in (wanted, *_FALLBACKS) if kind in versions)
 
 
 def _tokens(names: Iterable[str], stem: _Stem) -> str | None:

@@ -148,9 +148,9 @@ def _transducer_sizes(graphs: Mapping[str, Graph]) -> tuple[int, int]:
         CheckpointError: decoder or joiner take something else, or the graphs are of different models.
     """
     decoder, joiner = graphs["decoder"], graphs["joiner"]
-    for graph, wanted in ((decoder, "labels (N, context)"), (joiner, "frames (N, J) and contexts (N, J)")):
-        is_right = len(graph.inputs) == (1 if graph is decoder else 2) and all(len(i.shape) == 2 for i in graph.inputs)
-        if not is_right:
+    kinds = ((decoder, 1, "labels (N, context)"), (joiner, 2, "frames (N, J) and contexts (N, J)"))
+    for graph, num_inputs, wanted in kinds:
+        if [len(given.shape) for given in graph.inputs] != [2] * num_inputs:
             raise CheckpointError(f"{graph.name} must take {wanted}, but takes {_listed(graph.inputs)}; export it again")
         if any(given.shape[0] is not None for given in graph.inputs):
             raise CheckpointError(f"{graph.name} must take any number, but takes only {_listed(graph.inputs)}; {_FIXED}")

@@ -101,13 +101,17 @@ class OnnxModel:
         Returns:
             Outputs of the graphs as frames, to be used only with the other methods, and their lengths.
         Raises:
-            ValueError: shapes disagree, or chunks are requested.
+            ValueError: shapes disagree, or the graphs have another chunk or left context.
         """
-        for name, frames in (("chunk", chunk_frames_50hz), ("left_context", left_context_frames_50hz)):
-            if frames not in (None, -1):
-                raise ValueError(f"{name}_frames_50hz must be -1 for a graph without chunks, but is {frames}")
+        self._check_chunks(chunk_frames_50hz, left_context_frames_50hz)
         check_input(features, lens, num_features=self.config.features.num_mel_bins, min_frames=MIN_FEATURES)
         return self._encode_batch(features, lens)
+
+    def _check_chunks(self, chunk: int | None, left_context: int | None) -> None:
+        """Check that the graphs have the chunk and the left context that are asked for; None: any."""
+        for name, frames in (("chunk", chunk), ("left_context", left_context)):
+            if frames not in (None, -1):
+                raise ValueError(f"{name}_frames_50hz must be -1 for a graph without chunks, but is {frames}")
 
     def _encode_batch(self, features: Tensor, lens: Tensor) -> Encoded:
         """The frames of a batch that is known to be one."""

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zipasr.encoder.rates import FEATURES_PER_FRAME_50HZ, MIN_FEATURES, embed_length
+from zipasr.encoder.rates import FEATURES_PER_FRAME_50HZ, embed_length
 from zipasr.errors import CheckpointError
 from zipasr.features import PADDING_VALUE
-from zipasr.nn.encoded import Encoded, check_input
+from zipasr.nn.encoded import Encoded
 from zipasr.onnx_runtime.graph import Graph, GraphInput
 from zipasr.onnx_runtime.layout import EXPORT_FILE, VALID_FEATURES, ExportedConfig
 from zipasr.onnx_runtime.model import OnnxModel
@@ -96,7 +96,7 @@ class OnnxStreamingModel(OnnxModel):
         Raises:
             ValueError: the graphs have another chunk or left context.
         """
-        self._check_sizes(chunk_frames_50hz, left_context_frames_50hz)
+        self._check_chunks(chunk_frames_50hz, left_context_frames_50hz)
         return OnnxStreamState(
             tuple(
                 np.zeros([batch_size if size is None else size for size in given.shape], given.dtype)
@@ -117,45 +117,6 @@ class OnnxStreamingModel(OnnxModel):
 
     def encode_chunk(self, features: Tensor, lens: Tensor, state: OnnxStreamState) -> tuple[Encoded, OnnxStreamState]:
         """Encode the next chunk of streams that share a state; see `AsrModel.encode_chunk`."""
-        encoded, arrays = self._encode(features, lens, state.arrays)
-        return encoded, OnnxStreamState(arrays, state.axes)
-
-    def encode(
-        self,
-        features: Tensor,
-        lens: Tensor,
-        *,
-        chunk_frames_50hz: int | None = None,
-        left_context_frames_50hz: int | None = None,
-    ) -> Encoded:
-        """Encode whole recordings (N, T, F) chunk by chunk; see `AsrModel.encode`.
-
-        Raises:
-            ValueError: shapes disagree, or the graphs have another chunk or left context.
-        """
-        chunk, left = self.chunk_frames_50hz, self.left_context_frames_50hz
-        self._check_sizes(
-            chunk if chunk_frames_50hz is None else chunk_frames_50hz,
-            left if left_context_frames_50hz is None else left_context_frames_50hz,
-        )
-        check_input(features, lens, num_features=self.config.features.num_mel_bins, min_frames=MIN_FEATURES)
-        num_chunks = max(1, -(-embed_length(int(lens.max())) // chunk))
-        hop = FEATURES_PER_FRAME_50HZ * chunk
-        rest = (num_chunks - 1) * hop + self.window_frames - features.shape[1]
-        padded = torch.nn.functional.pad(features, (0, 0, 0, max(0, rest)), value=PADDING_VALUE)
-        arrays = self.initial_state(len(features), chunk_frames_50hz=chunk, left_context_frames_50hz=left).arrays
-        frames = []
-        for start in range(0, num_chunks * hop, hop):
-            window = padded[:, start : start + self.window_frames]
-            encoded, arrays = self._encode(window, (lens - start).clamp(0, self.window_frames), arrays)
-            frames.append(encoded.frames)
-        lens_N = torch.tensor([self.output_length(length) for length in lens.tolist()])
-        return Encoded(torch.cat(frames, dim=1)[:, : int(lens_N.max())], lens_N)
-
-    def _encode(
-        self, features: Tensor, lens: Tensor, arrays: Sequence[np.ndarray]
-    ) -> tuple[Encoded, tuple[np.ndarray, ...]]:
-        """Frames (N, C / 2, D) of a window with their lengths, and the arrays of the next state."""
         expected = (self.window_frames, self.config.features.num_mel_bins)
         if features.dim() != 3 or features.shape[1:] != expected or lens.shape != features.shape[:1]:
             raise ValueError(
@@ -163,18 +124,37 @@ class OnnxStreamingModel(OnnxModel):
                 f"{tuple(lens.shape)}; fill the last one with padding"
             )
         optional = {VALID_FEATURES: lens.cpu().numpy()} if self.takes_lengths else {}
-        outputs = self._encoder.run(features.cpu().numpy(), *arrays, **optional)
+        outputs = self._encoder.run(features.cpu().numpy(), *state.arrays, **optional)
         num_states = len(self._states)
         frames = [torch.from_numpy(output).float() for output in (outputs[0], *outputs[1 + num_states :])]
         lens_N = torch.tensor([min(self.output_length(length), self.chunk_frames_50hz // 2) for length in lens.tolist()])
-        return Encoded(torch.cat(frames, dim=-1), lens_N), tuple(outputs[1 : 1 + num_states])
+        after = OnnxStreamState(tuple(outputs[1 : 1 + num_states]), state.axes)
+        return Encoded(torch.cat(frames, dim=-1), lens_N), after
 
-    def _check_sizes(self, chunk: int, left: int) -> None:
-        own = (self.chunk_frames_50hz, self.left_context_frames_50hz)
-        if (chunk, left) != own:
+    def _encode_batch(self, features: Tensor, lens: Tensor) -> Encoded:
+        """The frames of whole recordings, chunk by chunk."""
+        chunk, left = self.chunk_frames_50hz, self.left_context_frames_50hz
+        num_chunks = max(1, -(-embed_length(int(lens.max())) // chunk))
+        hop = FEATURES_PER_FRAME_50HZ * chunk
+        rest = (num_chunks - 1) * hop + self.window_frames - features.shape[1]
+        padded = torch.nn.functional.pad(features, (0, 0, 0, max(0, rest)), value=PADDING_VALUE)
+        state = self.initial_state(len(features), chunk_frames_50hz=chunk, left_context_frames_50hz=left)
+        frames = []
+        for start in range(0, num_chunks * hop, hop):
+            window = padded[:, start : start + self.window_frames]
+            encoded, state = self.encode_chunk(window, (lens - start).clamp(0, self.window_frames), state)
+            frames.append(encoded.frames)
+        lens_N = torch.tensor([self.output_length(length) for length in lens.tolist()])
+        return Encoded(torch.cat(frames, dim=1)[:, : int(lens_N.max())], lens_N)
+
+    def _check_chunks(self, chunk: int | None, left_context: int | None) -> None:
+        own_chunk, own_left = self.chunk_frames_50hz, self.left_context_frames_50hz
+        chunk = own_chunk if chunk is None else chunk
+        left_context = own_left if left_context is None else left_context
+        if (chunk, left_context) != (own_chunk, own_left):
             raise ValueError(
-                f"these graphs have chunks of {own[0]} frames at 50 Hz and a left context of {own[1]}, but {chunk} and "
-                f"{left} were requested; export the model with those"
+                f"these graphs have chunks of {own_chunk} frames at 50 Hz and a left context of {own_left}, but {chunk} and "
+                f"{left_context} were requested; export the model with those"
             )
 
 

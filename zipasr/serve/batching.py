@@ -12,6 +12,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,24 +32,30 @@ _BATCH_S, _BATCH_BESIDE_STREAMS_S = 60.0, 10.0
 # cores compute within one chunk. The first job always fits.
 
 
+class Asked(NamedTuple):
+    """What a request asks of the search."""
+
+    hotwords: Hotwords = None
+    """Phrases to prefer."""
+    graph: LoadedGraph | None = None
+    """What may be said; None: what the recognizer's graph allows, if it has one."""
+    num_best: int | None = None
+    """Size of the n-best list of a recording that is transcribed in one piece; None: that of the recognizer's search."""
+    needs_times: bool = True
+    """Whether the times of words and tokens matter. Without them, a recording takes less time; others may come with it in a
+    batch."""
+
+
+@dataclass(eq=False)
 class Job:
     """A waiting recording, or a piece of one, and the future of its transcript."""
 
-    def __init__(
-        self,
-        samples: np.ndarray,
-        hotwords: Hotwords,
-        num_best: int | None = None,
-        *,
-        graph: LoadedGraph | None = None,
-        needs_times: bool = True,
-    ) -> None:
-        self.samples, self.hotwords, self.num_best, self.needs_times = samples, hotwords, num_best, needs_times
-        self.graph = graph
-        self.future: Future[Transcript] = Future()
-        self.since_s = time.monotonic()
-        self.round = 0
-        """Turn of a piece: in each round every long recording that waits has one piece."""
+    samples: np.ndarray
+    asked: Asked
+    round: int = 0
+    """Turn of a piece: in each round every long recording that waits has one piece."""
+    future: Future[Transcript] = field(default_factory=Future, init=False)
+    since_s: float = field(default_factory=time.monotonic, init=False)
 
     @property
     def duration_s(self) -> float:
@@ -56,8 +64,12 @@ class Job:
 
     def fits(self, other: "Job") -> bool:
         """Whether one search can transcribe both."""
-        is_same_kind = (self.graph is None) == (other.graph is None)
-        return is_same_kind and (self.hotwords, self.num_best) == (other.hotwords, other.num_best)
+        own, others = self.asked, other.asked
+        is_same_kind = (own.graph is None) == (others.graph is None)
+        return is_same_kind and (own.hotwords, own.num_best) == (others.hotwords, others.num_best)
+
+
+_USUAL = Asked()
 
 
 class BatchingWorker:
@@ -112,25 +124,10 @@ class BatchingWorker:
         with self._wakes:
             self._wakes.notify_all()
 
-    def submit(
-        self,
-        samples: np.ndarray,
-        hotwords: Hotwords = None,
-        *,
-        graph: LoadedGraph | None = None,
-        num_best: int | None = None,
-        needs_times: bool = True,
-    ) -> "Future[Transcript]":
-        """Queue a recording that is transcribed in one piece and return the future of its transcript.
+    def submit(self, samples: np.ndarray, asked: Asked = _USUAL) -> "Future[Transcript]":
+        """Queue samples (samples,), transcribed in one piece, and return the future of their transcript.
 
         Cancel the future to remove the recording from the queue.
-
-        Args:
-            samples: (samples,) float32 at 16 kHz.
-            hotwords: phrases to prefer.
-            graph: what may be said.
-            num_best: size of the n-best list; None: that of the recognizer's search.
-            needs_times: whether the times of words and tokens matter; others may come with it in a batch.
 
         Raises:
             ServerBusy: the queue is full, or the server is shutting down.
@@ -141,7 +138,7 @@ class BatchingWorker:
             self._short = deque(job for job in self._short if not job.future.cancelled())
             if len(self._short) >= self.max_waiting:
                 raise ServerBusy(f"The queue is full with {len(self._short)} recordings; please retry later.")
-            job = Job(samples, hotwords, num_best, graph=graph, needs_times=needs_times)
+            job = Job(samples, asked)
             self._short.append(job)
             self._wakes.notify_all()
         self._count_waiting()
@@ -159,7 +156,7 @@ class BatchingWorker:
 
         Args:
             pieces: each (samples,).
-            hotwords, graph: as for `submit`.
+            hotwords, graph: see `Asked`.
             is_cancelled: called several times a second; True: the transcript is no longer needed.
             on_piece: called with the length in seconds of each piece that is done.
         Yields:
@@ -167,10 +164,9 @@ class BatchingWorker:
         Raises:
             CancelledError: the request was cancelled, or the worker stops.
         """
-        jobs = [Job(samples, hotwords, graph=graph) for samples in pieces]
+        asked = Asked(hotwords, graph)
         with self._wakes:
-            for number, job in enumerate(jobs):
-                job.round = self._round + number
+            jobs = [Job(samples, asked, self._round + number) for number, samples in enumerate(pieces)]
             self._pieces = deque(sorted((*self._pieces, *jobs), key=lambda job: job.round))
             self._wakes.notify_all()
         self._count_waiting()
@@ -225,19 +221,18 @@ class BatchingWorker:
                 waiting_s = sum(job.duration_s for queue in (self._short, self._pieces) for job in queue)
                 max_s = min(max_s, waiting_s / num_idle)
             batch: list[Job] = []
-            if self._pieces and self._short:  # the older one first, so that neither kind starves the other
-                first = min(self._pieces[0], self._short[0], key=lambda job: job.since_s)
-                self._take((self._pieces if first is self._pieces[0] else self._short), batch, max_s, first, 1)
+            if waiting := [queue for queue in (self._pieces, self._short) if queue]:
+                older = min(waiting, key=lambda queue: queue[0].since_s)
+                self._take(older, batch, max_s, 1)  # so that neither kind starves the other
             for queue in (self._short, self._pieces):
-                if queue:
-                    self._take(queue, batch, max_s, batch[0] if batch else queue[0], len(queue))
+                self._take(queue, batch, max_s, len(queue))
             self._num_computing += bool(batch)
         return batch
 
-    def _take(self, queue: "deque[Job]", batch: list[Job], max_s: float, like: Job, max_num: int) -> None:
-        """Move at most `max_num` jobs from a queue to a batch, in order, while they fit."""
+    def _take(self, queue: "deque[Job]", batch: list[Job], max_s: float, max_num: int) -> None:
+        """Move at most `max_num` of the jobs of a queue to a batch, in order, while they fit."""
         for _ in range(max_num):
-            if not queue or not queue[0].fits(like):
+            if batch and not queue[0].fits(batch[0]):
                 return
             if batch and sum(job.duration_s for job in batch) + queue[0].duration_s > max_s:
                 return
@@ -256,14 +251,14 @@ class BatchingWorker:
 
     def _transcribe_batch(self, batch: Sequence[Job]) -> bool:
         """Transcribe a batch and set its futures; return whether that worked. The error is set only for a single job."""
-        started_s = time.monotonic()
+        started_s, like = time.monotonic(), batch[0].asked
         try:
             transcripts = self.recognizer.transcribe_many(
                 [job.samples for job in batch],
-                hotwords=batch[0].hotwords,
-                graph=[job.graph for job in batch if job.graph is not None] or None,
-                num_best=batch[0].num_best,
-                use_true_times=any(job.needs_times for job in batch),
+                hotwords=like.hotwords,
+                graph=[job.asked.graph for job in batch if job.asked.graph is not None] or None,
+                num_best=like.num_best,
+                use_true_times=any(job.asked.needs_times for job in batch),
             )
         except Exception as error:  # any error belongs to the waiting request, and the thread must continue
             if len(batch) == 1:  # without the traceback, which refers to the batch, its future and so the error: a cycle

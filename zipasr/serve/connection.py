@@ -4,8 +4,9 @@ a response and to close. A WebSocket can pass its messages on as they arrive, wi
 
 import asyncio
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.utils import ClientDisconnected
@@ -23,15 +24,17 @@ _EXTENSION = "zipasr.connection"
 """Name in the extensions of an ASGI scope."""
 
 
-class Receiver(Protocol):
+class Receiver(ABC):
     """Takes the messages of a WebSocket as they arrive, in the event loop."""
 
     is_full: bool
     """Whether the connection must not read more for now; `SocketConnection.resume_receiving` ends that."""
 
+    @abstractmethod
     def message_received(self, message: bytes | str) -> None:
         """Called with each message; those that have been read already come even when the receiver is full."""
 
+    @abstractmethod
     def disconnected(self) -> None:
         """Called when no further message can come; possibly more than once."""
 

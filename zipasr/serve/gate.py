@@ -40,13 +40,10 @@ class Gate:
     app: ASGIApp
     """Receives what passes the checks."""
     admission: Admission
-    """Counts open requests and WebSockets."""
     metrics: Metrics
-    """Counts responses."""
     api_key: str | None
     """The key that clients must send; None: no key is needed."""
     origins: Origins
-    """Says whose pages may use the server."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request or WebSocket on to the application, or refuse it."""

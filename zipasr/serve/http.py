@@ -1,7 +1,6 @@
 """The HTTP endpoints: transcriptions, models, health, metrics and the files of the page."""
 
 import asyncio
-import functools
 import json
 import logging
 import time
@@ -14,7 +13,6 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute
 
 from zipasr.errors import AudioError, ConfigError
-from zipasr.serve.graphs import Graphs
 from zipasr.serve.limits import Admission, ServeConfig, ServerBusy
 from zipasr.serve.metrics import CONTENT_TYPE, Metrics
 from zipasr.serve.openai_api import (
@@ -55,31 +53,15 @@ class HttpEndpoints:
     """The HTTP endpoints of one server; they share a model, limits and counters."""
 
     transcriber: Transcriber
-    """Transcribes recordings."""
     config: ServeConfig
-    """Limits of the server."""
     admission: Admission
     """Says whether the server is shutting down."""
     metrics: Metrics
     """Counters, which `/metrics` shows."""
-    model_name: str
-    """Name of the model for clients."""
+    served: ServedModel
     can_stream: bool
     """Whether the model can process live audio."""
-    graphs: Graphs = field(default_factory=dict)
-    """Graphs that requests may name."""
     _ignored: set[str] = field(default_factory=set, init=False)
-
-    @functools.cached_property
-    def _model(self) -> ServedModel:
-        recognizer = self.transcriber.worker.recognizer
-        return ServedModel(
-            name=self.model_name,
-            tokenizer=recognizer.engine.tokenizer,
-            language=self.config.language,
-            has_hotwords=recognizer.can_use_hotwords,
-            graphs=self.graphs,
-        )
 
     def routes(self) -> list[BaseRoute]:
         """The routes of all endpoints."""
@@ -106,7 +88,7 @@ class HttpEndpoints:
         try:
             # With many hotwords this takes a tenth of a second.
             num_bytes = sum(len(value) for _, value in upload.fields)
-            options = await _computed(parse_request, upload.fields, self._model, is_long=num_bytes > _SHORT_FIELDS_BYTES)
+            options = await _computed(parse_request, upload.fields, self.served, is_long=num_bytes > _SHORT_FIELDS_BYTES)
         except RequestError as error:
             await upload.file.close()
             return self._error_response(error)
@@ -140,15 +122,7 @@ class HttpEndpoints:
     ) -> Transcript:
         """Transcribe an uploaded recording and close its file."""
         with upload.file.file as file, self.metrics.counting_failures():
-            transcript = await self.transcriber.transcribe(
-                file,
-                hotwords=options.hotwords,
-                graph=options.graph,
-                num_best=options.num_best,
-                needs_times=options.has_times,
-                on_progress=on_progress,
-                on_text=on_text,
-            )
+            transcript = await self.transcriber.transcribe(file, options.asked, on_progress=on_progress, on_text=on_text)
         self.metrics.recordings.labels("done").inc()
         return transcript
 
@@ -213,13 +187,13 @@ class HttpEndpoints:
 
     async def models(self, request: Request) -> Response:
         """OpenAI's `GET /v1/models`: a list with the only model."""
-        return JSONResponse({"object": "list", "data": [self._model_object(self.model_name)]})
+        return JSONResponse({"object": "list", "data": [self._model_object(self.served.name)]})
 
     async def model(self, request: Request) -> Response:
         """OpenAI's `GET /v1/models/NAME`."""
         name = request.path_params["name"]
-        if name not in (self.model_name, *MODEL_ALIASES):
-            message = f"This server has no model of that name; its model is {self.model_name}."
+        if name not in (self.served.name, *MODEL_ALIASES):
+            message = f"This server has no model of that name; its model is {self.served.name}."
             return JSONResponse(error_body(message, code="model_not_found"), status_code=404)
         return JSONResponse(self._model_object(name))
 
@@ -227,13 +201,13 @@ class HttpEndpoints:
         """Whether the server accepts requests: 200, or 503 when it is shutting down or its worker has failed."""
         status = "draining" if self.admission.is_draining else "ok" if self.transcriber.worker.is_alive else "failed"
         described = {
-            "model": self.model_name,
+            "model": self.served.name,
             "can_stream": self.can_stream,
             "needs_key": self.config.api_key is not None,
             "max_upload_mb": self.config.max_upload_mb,
             "max_audio_s": self.config.max_audio_s,
             "max_num_best_s": self.transcriber.longest_piece_s,
-            "graphs": sorted(self.graphs),
+            "graphs": sorted(self.served.graphs),
             # The page compares it with its own address: only here a proxy's change of it shows.
             "host": request.headers.get("host", ""),
         }

@@ -29,6 +29,7 @@ from zipasr.serve.metrics import Metrics
 from zipasr.serve.protocol import SENT_INT16_CURE
 from zipasr.transcript import Transcript
 
+T = TypeVar("T")
 _MAX_WAITING_S, _MAX_RESULTS = 10.0, 100
 _MAX_BATCH = 64
 _BLOCK_SAMPLES = SAMPLE_RATE_HZ
@@ -51,16 +52,17 @@ class LiveResult(NamedTuple):
 class LiveSession:
     """One live stream: its socket pushes samples and waits for results in the event loop, the worker thread decodes."""
 
-    def __init__(self, announce: Callable[["LiveSession"], None], graph: LoadedGraph | None = None) -> None:
-        """Create a session; use `LiveSessions.open`. `announce` tells the worker thread that a step would do something for
-        it."""
-        self._announce, self._graph = announce, graph
+    def __init__(self, graph: LoadedGraph | None = None) -> None:
+        """Create a session, which starts with `LiveSessions.add`."""
+        self.announce: Callable[[LiveSession], None]
+        """Tells the worker thread that a step would do something for this session; `LiveSessions.add` sets it."""
+        self._graph = graph
         self._loop = asyncio.get_running_loop()
         self._has_news = asyncio.Event()
         self._lock = threading.Lock()
         self._inbox: deque[np.ndarray] = deque()
         self._results: deque[LiveResult] = deque()
-        self._failure: tuple[bool, str] | None = None
+        self._failure: tuple[type[Exception], str] | None = None
         self.is_finished = self.is_gone = self.is_over = self.is_input_finished = False
         self.has_published = False
         """Whether `notify` has yet to be called."""
@@ -79,19 +81,19 @@ class LiveSession:
             self._pushed_s, self._piece_samples = time.monotonic(), max(1, len(samples))
             is_due = self._num_pushed >= self._num_due
         if is_due or is_bad:
-            self._announce(self)
+            self.announce(self)
 
     def finish(self) -> None:
         """Mark the end of the audio; the last result follows."""
         self.is_finished = True
-        self._announce(self)
+        self.announce(self)
 
     def leave(self) -> None:
         """Abandon the stream and drop its audio and results."""
         self.is_gone = True
         with self._lock:
             self._inbox.clear()
-        self._announce(self)
+        self.announce(self)
 
     @property
     def is_active(self) -> bool:
@@ -118,18 +120,19 @@ class LiveSession:
             ValueError: the samples are invalid; no more results follow.
             RuntimeError: a bug of ours; no more results follow.
         """
+        return await self._next(lambda: self._results.popleft() if self._results else None)
+
+    async def _next(self, take: Callable[[], T | None]) -> T:
+        """What `take`, called with the lock held, returns as soon as it is not None; errors as in `next_result`."""
         while True:
             with self._lock:
-                if self._results:
-                    return self._results.popleft()
-                self._raise_failure()
+                if (found := take()) is not None:
+                    return found
+                if self._failure is not None:
+                    kind, message = self._failure
+                    raise kind(message)
                 self._has_news.clear()
             await self._has_news.wait()
-
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
-            is_of_samples, message = self._failure
-            raise ValueError(message) if is_of_samples else RuntimeError(message)
 
     def _max_waiting_s(self) -> float:
         latency_s = self.stream.latency_ms / 1000 if self.stream is not None else 0.0
@@ -218,9 +221,10 @@ class LiveSession:
     def fail(self, error: Exception) -> None:
         """End the session with an error, which `next_result` raises."""
         # As text: a stored exception would refer to this session and its audio until garbage collection.
-        is_of_samples = isinstance(error, ValueError)
-        message = str(error).removesuffix(UNCHANGED).replace(NOT_FINITE_CURE, SENT_INT16_CURE)
-        self._failure = is_of_samples, message if is_of_samples else f"unexpected {type(error).__name__}: {error}"
+        if isinstance(error, ValueError):
+            self._failure = ValueError, str(error).removesuffix(UNCHANGED).replace(NOT_FINITE_CURE, SENT_INT16_CURE)
+        else:
+            self._failure = RuntimeError, f"unexpected {type(error).__name__}: {error}"
         self._publish(None, is_over=True)
 
     def _publish(self, result: LiveResult | None, *, is_over: bool = False) -> None:
@@ -233,9 +237,6 @@ class LiveSession:
         self.has_published = True
 
 
-Session = TypeVar("Session", bound=LiveSession)
-
-
 class LiveSessions:
     """The live sessions that a worker thread decodes; `step` and `has_work` are for this thread."""
 
@@ -245,8 +246,7 @@ class LiveSessions:
         """Create an empty set of sessions.
 
         Args:
-            recognizer: decodes the streams.
-            metrics: counters of the server.
+            recognizer, metrics: those of the server.
             wake: wakes the thread.
             max_wait_s: longest time that a complete chunk waits for those of other streams; 0: none.
         """
@@ -263,16 +263,17 @@ class LiveSessions:
 
     def open(self, graph: LoadedGraph | None = None) -> LiveSession:
         """Start a stream, under a graph if there is one; to be called in the event loop."""
-        return self.add(lambda announce: LiveSession(announce, graph))
+        session = LiveSession(graph)
+        self.add(session)
+        return session
 
-    def add(self, make: Callable[[Callable[[LiveSession], None]], Session]) -> Session:
-        """Start a session that `make` creates, from the function that announces it; to be called in the event loop."""
-        session = make(self._announce)
+    def add(self, session: LiveSession) -> None:
+        """Start a session; to be called in the event loop."""
+        session.announce = self._announce
         with self._lock:
             self._sessions[session] = None
         self._metrics.live.inc()
         self._announce(session)
-        return session
 
     def _announce(self, session: LiveSession) -> None:
         with self._lock:
@@ -352,11 +353,11 @@ class LiveStreams:
 
     def open(self, graph: LoadedGraph | None = None) -> LiveSession:
         """Start a stream in the smallest group; to be called in the event loop."""
-        return self.add(lambda announce: LiveSession(announce, graph))
+        return min(self.groups, key=len).open(graph)
 
-    def add(self, make: Callable[[Callable[[LiveSession], None]], Session]) -> Session:
-        """Start a session of another kind likewise; see `LiveSessions.add`."""
-        return min(self.groups, key=len).add(make)
+    def add(self, session: LiveSession) -> None:
+        """Start a session of another kind likewise."""
+        min(self.groups, key=len).add(session)
 
 
 def notify(sessions: Iterable[LiveSession]) -> None:

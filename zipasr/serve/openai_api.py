@@ -5,8 +5,6 @@ A value that asks for another transcript than ours is refused with an explanatio
 and unknown ones, are accepted, since many applications always send them; docs/serving.md lists the fields.
 """
 
-# Differs: more than 400 lines, since all fields of a request and of its answers are here.
-
 import bisect
 import math
 import re
@@ -17,12 +15,13 @@ from dataclasses import dataclass, field
 from zipasr.errors import ConfigError, ProtocolError
 from zipasr.search.graph import LoadedGraph
 from zipasr.search.hotwords import check_writable
+from zipasr.serve.batching import Asked
 from zipasr.serve.graphs import Graphs, chosen_graph
 from zipasr.serve.hints import phrases_of, writable_phrases
-from zipasr.serve.protocol import slots_field, timed_words, write_json
+from zipasr.serve.protocol import slots_field, timed_segment, timed_words, token_text, write_json
 from zipasr.text import normalize, single_spaced
 from zipasr.tokenizer import Tokenizer
-from zipasr.transcript import CUE_FORMATS, CueConfig, Token, Transcript, to_cues, writer
+from zipasr.transcript import CueConfig, Token, Transcript, to_cues, writer
 
 RESPONSE_FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 MODEL_ALIASES = ("whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe", "gpt-transcribe")
@@ -71,29 +70,19 @@ class ServedModel:
 class TranscriptionRequest:
     """The options of a transcription request, without the recording."""
 
-    response_format: str = "json"
-    is_stream: bool = False
-    has_words: bool = True
-    has_segments: bool = True
+    response_format: str
+    is_stream: bool
+    has_words: bool
+    has_segments: bool
     """Whether verbose_json includes segments."""
-    has_log_probs: bool = False
-    hotwords: tuple[str, ...] | None = None
-    """Hotwords of the request; None: those of the server."""
-    graph: LoadedGraph | None = None
-    """The graph that the request names; None: that of the server, if it has one."""
-    num_best: int | None = None
-    """Size of the n-best list; None: only the best hypothesis is asked for."""
-    language: str = "unknown"
+    has_log_probs: bool
+    asked: Asked
+    language: str
     """Language of the response: our models do not identify it, so it is the declared one, or the one that was asked for."""
-    ignored: tuple[str, ...] = ()
+    ignored: tuple[str, ...]
     """Names of unknown fields."""
-    cues: CueConfig | None = None
+    cues: CueConfig | None
     """Limits of subtitles and segments; None: the defaults."""
-
-    @property
-    def has_times(self) -> bool:
-        """Whether the response shows times."""
-        return self.response_format not in ("json", "text")
 
 
 def parse_request(fields: Sequence[tuple[str, str]], model: ServedModel) -> TranscriptionRequest:
@@ -122,11 +111,8 @@ def parse_request(fields: Sequence[tuple[str, str]], model: ServedModel) -> Tran
         _choice("timestamp_granularities", value, _GRANULARITIES)
         for value in _separated(repeated["timestamp_granularities"])
     ]
-    if granularities and response_format != "verbose_json":
-        raise RequestError(
-            f"timestamp_granularities has an effect only on verbose_json, but response_format is {response_format}.",
-            param="timestamp_granularities",
-        )
+    if granularities:
+        _check_format("timestamp_granularities", response_format)
     included = [_choice("include", value, ("logprobs",)) for value in _separated(repeated["include"])]
     if included and response_format != "json":
         raise RequestError(
@@ -140,9 +126,7 @@ def parse_request(fields: Sequence[tuple[str, str]], model: ServedModel) -> Tran
         has_words="word" in granularities,
         has_segments="segment" in granularities or not granularities,
         has_log_probs=bool(included),
-        hotwords=hotwords,
-        graph=graph,
-        num_best=num_best,
+        asked=Asked(hotwords, graph, num_best, needs_times=response_format not in ("json", "text")),
         language=language,
         ignored=tuple(single),
         cues=cues,
@@ -227,17 +211,20 @@ def _choice(name: str, value: str, choices: Sequence[str]) -> str:
     return value
 
 
+def _check_format(name: str, response_format: str, *others: str) -> None:
+    """Refuse a field that has an effect only on verbose_json and `others`, if the response has another format."""
+    if response_format not in (*others, "verbose_json"):
+        formats = f"{', '.join(others)} and verbose_json" if others else "verbose_json"
+        raise RequestError(f"{name} has an effect only on {formats}, but response_format is {response_format}.", param=name)
+
+
 def _cues(single: dict[str, str], response_format: str) -> CueConfig | None:
     """Remove the fields that limit subtitles and return the limits; None: none is given."""
     given = {name: single.pop(name) for name in _CUE_FIELDS if name in single}
     if not given:
         return None
     first = next(iter(given))
-    if response_format not in (*CUE_FORMATS, "verbose_json"):
-        raise RequestError(
-            f"{first} has an effect only on srt, vtt and verbose_json, but response_format is {response_format}.",
-            param=first,
-        )
+    _check_format(first, response_format, "srt", "vtt")
     values: dict[str, float] = {}
     for name, value in given.items():
         try:
@@ -255,10 +242,7 @@ def _num_best(value: str | None, response_format: str) -> int | None:
         return None
     if value not in map(str, range(2, _MAX_NUM_BEST + 1)):
         raise RequestError(f"num_best must be a number from 2 to {_MAX_NUM_BEST}, but is {value[:100]!r}.", param="num_best")
-    if response_format != "verbose_json":
-        raise RequestError(
-            f"num_best has an effect only on verbose_json, but response_format is {response_format}.", param="num_best"
-        )
+    _check_format("num_best", response_format)
     return int(value)
 
 
@@ -295,12 +279,7 @@ def _hotwords(prompt: str, keywords: Iterable[str], model: ServedModel) -> tuple
 
 
 def write_answer(request: TranscriptionRequest, transcript: Transcript) -> tuple[str, str]:
-    """The content type and the body of the response.
-
-    Args:
-        request: the options of the request.
-        transcript: the transcript of the recording.
-    """
+    """The content type and the body of the response."""
     kind = request.response_format
     if kind == "verbose_json":
         return "application/json", write_json(_verbose(request, transcript))
@@ -309,8 +288,7 @@ def write_answer(request: TranscriptionRequest, transcript: Transcript) -> tuple
         if request.has_log_probs:
             answer["logprobs"] = _log_probs(transcript.tokens)
         answer |= slots_field(transcript)
-        answer["usage"] = {"type": "duration", "seconds": math.ceil(transcript.duration_s)}
-        return "application/json", write_json(answer)
+        return "application/json", write_json(answer | _usage(transcript))
     return f"{_CONTENT_TYPES[kind]}; charset=utf-8", writer(kind, request.cues)(transcript, "")
 
 
@@ -372,13 +350,16 @@ def _verbose(request: TranscriptionRequest, transcript: Transcript) -> dict[str,
         answer["segments"] = _segments(transcript, request.cues)
     if request.has_words:
         answer["words"] = timed_words(transcript)
-    if request.num_best is not None:
+    if request.asked.num_best is not None:
         answer["alternatives"] = [
             {"text": other.text, **({"words": timed_words(other)} if request.has_words else {})}
             for other in transcript.alternatives
         ]
-    answer["usage"] = {"type": "duration", "seconds": math.ceil(transcript.duration_s)}
-    return answer
+    return answer | _usage(transcript)
+
+
+def _usage(transcript: Transcript) -> dict[str, object]:
+    return {"usage": {"type": "duration", "seconds": math.ceil(transcript.duration_s)}}
 
 
 def _segments(transcript: Transcript, limits: CueConfig | None) -> list[dict[str, object]]:
@@ -390,17 +371,14 @@ def _segments(transcript: Transcript, limits: CueConfig | None) -> list[dict[str
         groups[max(bisect.bisect_right(starts_s, token.start_s + 1e-6) - 1, 0)].append(token)
     segments: list[dict[str, object]] = []
     for id, (cue, tokens) in enumerate(zip(cues, groups, strict=True)):
-        text = transcript.word_joiner.join(cue.text.split("\n"))
-        encoded = text.encode()
+        timed = timed_segment(cue, transcript)
+        encoded = str(timed["text"]).encode()
         log_probs = [token.log_prob for token in tokens if math.isfinite(token.log_prob)]
         segments.append(
             {
                 "id": id,
                 "seek": 0,
-                "start": round(cue.start_s, 3),
-                "end": round(cue.end_s, 3),
-                "text": text,
-                "lines": cue.text.split("\n"),
+                **timed,
                 "tokens": [token.id for token in tokens if token.id is not None],
                 "temperature": 0.0,
                 "avg_logprob": round(sum(log_probs) / len(log_probs), 6) if log_probs else 0.0,
@@ -412,7 +390,7 @@ def _segments(transcript: Transcript, limits: CueConfig | None) -> list[dict[str
 
 
 def _log_probs(tokens: Sequence[Token]) -> list[dict[str, object]]:
-    spelled = [(token.text.replace("\u2581", " "), token.log_prob) for token in tokens]
+    spelled = [(token_text(token), token.log_prob) for token in tokens]
     return [
         {"token": text, "logprob": round(log_prob, 6) if math.isfinite(log_prob) else -9999.0, "bytes": list(text.encode())}
         for text, log_prob in spelled

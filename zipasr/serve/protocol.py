@@ -18,7 +18,7 @@ import numpy as np
 from zipasr.audio import SAMPLE_RATE_HZ
 from zipasr.audio.samples import MAX_RATE_HZ, MIN_RATE_HZ
 from zipasr.errors import ProtocolError
-from zipasr.transcript import Token, Transcript, Word, to_cues
+from zipasr.transcript import Cue, Token, Transcript, Word, to_cues
 
 T = TypeVar("T")
 CLIENT_DONE, SERVER_DONE = "Done", "Done!"
@@ -178,15 +178,15 @@ class LiveWriter:
         if start_s != self._start_s:
             self._start_s = start_s
             self._tokens = _Columns(
-                lambda token: _encode(_token_text(token)),
+                lambda token: _encode(token_text(token)),
                 lambda token: str(round(max(token.start_s - start_s, 0.0), 2)),
                 lambda token: str(_log_prob(token)),
             )
         texts, times, log_probs = self._tokens.update(transcript.tokens)
         extra = ""
         if self.has_words:
-            segments = _encode(_segments(transcript)) if is_final else "[]"
-            extra = f', "timed_words": {self._timed_words(transcript.words)}, "timed_segments": {segments}'
+            segments = [timed_segment(cue, transcript) for cue in to_cues(transcript)] if is_final else []
+            extra = f', "timed_words": {self._timed_words(transcript.words)}, "timed_segments": {_encode(segments)}'
         if transcript.slots is not None:
             extra += f', "slots": {_encode(dict(transcript.slots))}'
         # sherpa-onnx reports `lm_probs` and `context_scores` separately; our searches add them to the model's score.
@@ -234,7 +234,7 @@ def to_recording_json(transcript: Transcript) -> str:
             "text": transcript.text,
             "timestamps": [round(token.start_s, 2) for token in transcript.tokens],
             "durations": [round(token.end_s - token.start_s, 2) for token in transcript.tokens],
-            "tokens": [_token_text(token) for token in transcript.tokens],
+            "tokens": [token_text(token) for token in transcript.tokens],
             "ys_log_probs": [_log_prob(token) for token in transcript.tokens],
             "words": [],
             **slots_field(transcript),
@@ -261,16 +261,15 @@ def _timed_word(word: Word) -> dict[str, object]:
     }
 
 
-def _segments(transcript: Transcript) -> list[dict[str, object]]:
-    return [
-        {
-            "start": round(cue.start_s, 3),
-            "end": round(cue.end_s, 3),
-            "text": transcript.word_joiner.join(cue.text.split("\n")),
-            "lines": cue.text.split("\n"),
-        }
-        for cue in to_cues(transcript)
-    ]
+def timed_segment(cue: Cue, transcript: Transcript) -> dict[str, object]:
+    """A subtitle of a transcript as a segment, with the `lines` that are displayed; times in seconds."""
+    lines = cue.text.split("\n")
+    return {
+        "start": round(cue.start_s, 3),
+        "end": round(cue.end_s, 3),
+        "text": transcript.word_joiner.join(lines),
+        "lines": lines,
+    }
 
 
 def close_reason(message: str) -> str:
@@ -279,7 +278,8 @@ def close_reason(message: str) -> str:
     return message if len(encoded) <= 123 else encoded[:120].decode(errors="ignore") + "..."
 
 
-def _token_text(token: Token) -> str:
+def token_text(token: Token) -> str:
+    """The text of a token, with spaces as such."""
     return token.text.replace("\u2581", " ")
 
 

@@ -7,13 +7,13 @@ completes a recording, and one timer for each connection looks whether messages 
 
 import asyncio
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple, TypeVar
 
 from zipasr.errors import ProtocolError
-from zipasr.serve.connection import SocketConnection
+from zipasr.serve.connection import Receiver, SocketConnection
 from zipasr.serve.limits import ServeConfig
 from zipasr.serve.live import LiveSession
 from zipasr.serve.protocol import LiveReader, RecordingReader, check_text
@@ -49,12 +49,8 @@ class End(NamedTuple):
     has_results: bool = False
     """Whether the results of the audio before it are still to be sent."""
 
-    def to_error(self) -> Exception:
-        """The exception to raise for it."""
-        return Close(self.code, self.reason) if self.code else Disconnected()
 
-
-class _Receiving(ABC):
+class _Receiving(Receiver):
     """A receiver of messages that notices silent clients and the end of the server, from `start` to `stop`."""
 
     def __init__(self, connection: SocketConnection, config: ServeConfig, draining: asyncio.Event) -> None:
@@ -84,14 +80,6 @@ class _Receiving(ABC):
         self._draining.cancel()
         if self._timer is not None:
             self._timer.cancel()
-
-    @abstractmethod
-    def message_received(self, message: bytes | str) -> None:
-        """Take a message."""
-
-    @abstractmethod
-    def disconnected(self) -> None:
-        """Note that no message can follow."""
 
     @abstractmethod
     def _is_waiting(self) -> bool:
@@ -138,10 +126,8 @@ class LiveAudio(_Receiving):
         """Create a receiver.
 
         Args:
-            connection: a WebSocket that has been accepted.
+            connection, config, draining: see `_Receiving`.
             session: takes the samples.
-            config: limits of the server.
-            draining: set when the server is shutting down.
             max_drain_s: how long audio without a pause may then continue.
         """
         super().__init__(connection, config, draining)
@@ -235,10 +221,8 @@ class Recordings(_Receiving):
         """Create a receiver.
 
         Args:
-            connection: a WebSocket that has been accepted.
+            connection, config, draining: see `_Receiving`.
             reader: gathers the recordings.
-            config: limits of the server.
-            draining: set when the server is shutting down.
             may_add: says whether the reader and the messages that wait may hold so many bytes more, and counts them if they
                 may.
             max_drain_s: how long recordings are taken while the server is shutting down.

@@ -10,7 +10,8 @@ import contextlib
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import BinaryIO, TypeVar
+from functools import partial
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
@@ -18,8 +19,7 @@ from zipasr.audio import SAMPLE_RATE_HZ, read_blocks
 from zipasr.errors import AudioError, ConfigError
 from zipasr.recognizer.files import read_short
 from zipasr.recognizer.long_recording import transcribe_blocks
-from zipasr.search.graph import LoadedGraph
-from zipasr.serve.batching import BatchingWorker, Hotwords
+from zipasr.serve.batching import Asked, BatchingWorker
 from zipasr.serve.limits import ServeConfig, ServerBusy
 from zipasr.transcript import Token, Transcript
 from zipasr.vad import Detector
@@ -61,12 +61,9 @@ class Transcriber:
     async def transcribe(
         self,
         recording: BinaryIO | np.ndarray,
+        asked: Asked,
         *,
         sample_rate_hz: int | None = None,
-        hotwords: Hotwords = None,
-        graph: LoadedGraph | None = None,
-        num_best: int | None = None,
-        needs_times: bool = True,
         on_progress: Callable[[float], None] | None = None,
         on_text: Callable[[str, Sequence[Token]], None] | None = None,
     ) -> Transcript:
@@ -74,10 +71,8 @@ class Transcriber:
 
         Args:
             recording: a file object that can seek and stays open until this returns, or samples (samples,).
+            asked: what the request asks of the search.
             sample_rate_hz: rate of samples; None for a file.
-            hotwords, graph: phrases to prefer, and what may be said; None: those of the recognizer.
-            num_best: size of the n-best list of a recording that is transcribed in one piece; None: that of the search.
-            needs_times: whether the times of words and tokens matter; without them, a short recording takes less time.
             on_progress: called in the event loop with the seconds of a long recording that are done.
             on_text: called in the event loop with each stretch of the text of a long recording and its tokens, as soon as
                 it is final; the returned transcript contains the rest.
@@ -94,24 +89,18 @@ class Transcriber:
                 recording.seek(0)
             return self._limited(read_blocks(recording, block_s=_BLOCK_S, sample_rate_hz=sample_rate_hz), is_cancelled)
 
-        def report_done(done_s: float) -> None:
-            if on_progress is not None:
-                loop.call_soon_threadsafe(on_progress, done_s)
-
-        def report_text(text: str, tokens: Sequence[Token]) -> None:
-            if on_text is not None:
-                loop.call_soon_threadsafe(on_text, text, tokens)
+        def in_loop(callback: Callable[..., None] | None) -> Callable[..., Any] | None:
+            return partial(loop.call_soon_threadsafe, callback) if callback is not None else None
 
         try:
             samples = await _finished(loop.run_in_executor(self._readers, self._short, blocks), is_cancelled)
             if samples is not None:
-                waiting = self.worker.submit(samples, hotwords, graph=graph, num_best=num_best, needs_times=needs_times)
-                return await asyncio.wrap_future(waiting)
-            self._check_long(num_best)
+                return await asyncio.wrap_future(self.worker.submit(samples, asked))
+            self._check_long(asked.num_best)
             self._num_long += 1
             try:
                 work = loop.run_in_executor(
-                    self._long, self._transcribe_long, blocks, hotwords, graph, is_cancelled, report_done, report_text
+                    self._long, self._transcribe_long, blocks, asked, is_cancelled, in_loop(on_progress), in_loop(on_text)
                 )
                 return await _finished(work, is_cancelled)
             finally:
@@ -155,11 +144,10 @@ class Transcriber:
     def _transcribe_long(
         self,
         blocks: Blocks,
-        hotwords: Hotwords,
-        graph: LoadedGraph | None,
+        asked: Asked,
         is_cancelled: threading.Event,
-        on_progress: Callable[[float], None],
-        on_text: Callable[[str, Sequence[Token]], None],
+        on_progress: Callable[[float], None] | None,
+        on_text: Callable[[str, Sequence[Token]], None] | None,
     ) -> Transcript:
         recognizer = self.worker.recognizer
         done_s = 0.0
@@ -169,12 +157,16 @@ class Transcriber:
             # and skipped silence does not count; for a progress bar that is good enough.
             nonlocal done_s
             done_s += duration_s
-            on_progress(done_s)
+            if on_progress is not None:
+                on_progress(done_s)
+
+        def transcribe(pieces: Sequence[np.ndarray]) -> Iterator[Transcript]:
+            return self.worker.transcribe_pieces(pieces, asked.hotwords, asked.graph, is_cancelled.is_set, on_piece)
 
         with contextlib.closing(blocks()) as reading:
             return transcribe_blocks(
                 reading,
-                lambda pieces: self.worker.transcribe_pieces(pieces, hotwords, graph, is_cancelled.is_set, on_piece),
+                transcribe,
                 recognizer.long_recordings,
                 detector=self._detector,
                 joiner=recognizer.engine.tokenizer.word_joiner,

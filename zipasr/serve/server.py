@@ -151,36 +151,36 @@ class Service:
         from zipasr.serve.gate import Gate
         from zipasr.serve.http import HttpEndpoints
         from zipasr.serve.live import LiveSessions, LiveStreams
+        from zipasr.serve.openai_api import ServedModel
         from zipasr.serve.proxy import BehindProxy
         from zipasr.serve.routing import router
         from zipasr.serve.sockets import SocketEndpoints
 
-        worker = transcriber.worker
-        max_wait_s = self.config.max_wait_ms / 1000
+        config, worker = self.config, transcriber.worker
         groups = [
-            LiveSessions(self.recognizer, metrics, worker.wake, max_wait_s=max_wait_s) for _ in range(self.config.workers)
+            LiveSessions(self.recognizer, metrics, worker.wake, max_wait_s=config.max_wait_ms / 1000)
+            for _ in range(config.workers)
         ]
         worker.live = live = None if self.why_no_stream else LiveStreams(groups)
-        http = HttpEndpoints(
-            transcriber,
-            self.config,
-            self._admission,
-            metrics,
-            model_name=self.model_name,
-            can_stream=live is not None,
+        served = ServedModel(
+            name=self.model_name,
+            tokenizer=self.recognizer.engine.tokenizer,
+            language=config.language,
+            has_hotwords=self.recognizer.can_use_hotwords,
             graphs=self.graphs,
         )
+        http = HttpEndpoints(transcriber, config, self._admission, metrics, served, can_stream=live is not None)
         sockets = SocketEndpoints(
             transcriber,
             live,
-            self.config,
+            config,
             metrics,
             draining=self._draining,
             why_no_stream=self.why_no_stream,
             graphs=self.graphs,
             keywords=self._keywords,
         )
-        app, config = router([*http.routes(), *sockets.routes()]), self.config
+        app = router([*http.routes(), *sockets.routes()])
         gate = Gate(app, self._admission, metrics, api_key=config.api_key, origins=Origins(config.allow_origins))
         return BehindProxy(gate, root_path=config.root_path, trusted=config.forwarded_allow_ips)
 
@@ -224,13 +224,10 @@ def serve(
     graphs: Iterable[str | os.PathLike[str]] = (),
     on_ready: Callable[[str], None] = lambda url: None,
 ) -> bool:
-    """Serve until SIGTERM or SIGINT; return whether all accepted requests were completed. See `Service`.
+    """Serve until SIGTERM or SIGINT; return whether all accepted requests were completed.
 
     Args:
-        recognizer: the model and search.
-        config: address and limits.
-        model_name: name of the model for clients.
-        graphs: folders of graphs that requests may name.
+        recognizer, config, model_name, graphs: see `Service`.
         on_ready: called with the URL of the page when the server is ready.
     """
     service = Service(recognizer, config, model_name=model_name, graphs=graphs)

@@ -5,11 +5,10 @@ sherpa-onnx's clients use, is the one of them that the model supports. `/spot` t
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from uvicorn.protocols.utils import ClientDisconnected
@@ -17,11 +16,12 @@ from uvicorn.protocols.utils import ClientDisconnected
 from zipasr.audio.samples import ANOTHER_FILE_CURE
 from zipasr.errors import AudioError, ConfigError, ProtocolError
 from zipasr.search.graph import LoadedGraph
+from zipasr.serve.batching import Asked
 from zipasr.serve.connection import SocketConnection, connection_of
 from zipasr.serve.gate import SUBPROTOCOL
 from zipasr.serve.graphs import Graphs, chosen_graph
 from zipasr.serve.limits import ServeConfig, ServerBusy
-from zipasr.serve.live import LiveSession, LiveStreams
+from zipasr.serve.live import LiveResult, LiveSession, LiveStreams
 from zipasr.serve.metrics import Metrics
 from zipasr.serve.protocol import (
     SENT_INT16_CURE,
@@ -48,8 +48,9 @@ from zipasr.serve.receiving import (
 )
 from zipasr.serve.recordings import Transcriber
 from zipasr.serve.refusal import failure_message, refuse
-from zipasr.serve.spotting import KeywordRequests, SpotSession, to_event_json
+from zipasr.serve.spotting import KeywordRequests, SpotResult, SpotSession, to_event_json
 
+Result = TypeVar("Result", LiveResult, SpotResult)
 _CODE_BAD_DATA, _CODE_TOO_BIG, _CODE_FAILED = 1007, 1009, 1011
 _MAX_HELD_BYTES = 1_000_000_000
 """Upper bound on the recordings in memory that wait for a response, of all WebSockets together."""
@@ -63,19 +64,15 @@ class SocketEndpoints:
     """The WebSocket endpoints of one server; they share a model, limits and counters."""
 
     transcriber: Transcriber
-    """Transcribes recordings."""
     live: LiveStreams | None
     """Decodes live audio; None: the model cannot."""
     config: ServeConfig
-    """Limits of the server."""
     metrics: Metrics
-    """Counters of the server."""
     draining: asyncio.Event
     """Set when the server is shutting down."""
     why_no_stream: str
     """Message for clients that want to stream if the model cannot."""
     keywords: KeywordRequests
-    """Makes spotters."""
     graphs: Graphs = field(default_factory=dict)
     """Graphs that clients may name, as `?graph=NAME` in the URL."""
     _num_held_bytes: int = field(default=0, init=False)
@@ -92,30 +89,45 @@ class SocketEndpoints:
     async def online(self, socket: WebSocket) -> None:
         """Serve a connection of the "online" protocol: live audio in, results after every chunk out."""
         if self.live is None:
-            await refuse(socket.scope, socket.receive, socket.send, 400, self.why_no_stream)
+            await _refuse(socket, self.why_no_stream)
             return
         try:
             graph = self._graph(socket)
         except ConfigError as error:
-            await refuse(socket.scope, socket.receive, socket.send, 400, f"{error}.")
+            await _refuse(socket, f"{error}.")
             return
         connection, session = await _accept(socket), self.live.open(graph)
         writer = LiveWriter(has_words=_offers_ours(socket))
-        await self._process(socket, connection, session, self._write_results(connection, session, writer))
+
+        def messages(result: LiveResult) -> Iterable[str]:
+            message = writer.write(
+                result.transcript,
+                segment=result.segment,
+                start_s=result.start_s,
+                is_final=result.is_final,
+                is_eof=result.is_eof,
+            )
+            return (message,)
+
+        await self._process(socket, connection, session, _send_results(connection, session.next_result, messages))
 
     async def spot(self, socket: WebSocket) -> None:
         """Serve a connection for keyword spotting: live audio in, an event for each keyword out."""
         if self.live is None:
-            await refuse(socket.scope, socket.receive, socket.send, 400, self.why_no_stream)
+            await _refuse(socket, self.why_no_stream)
             return
         try:
             spotter = self.keywords.spotter(socket.query_params)
         except ConfigError as error:
-            await refuse(socket.scope, socket.receive, socket.send, 400, str(error))
+            await _refuse(socket, str(error))
             return
-        connection = await _accept(socket)
-        session = self.live.add(lambda announce: SpotSession(announce, spotter))
-        await self._process(socket, connection, session, self._write_events(connection, session))
+        connection, session = await _accept(socket), SpotSession(spotter)
+        self.live.add(session)
+
+        def messages(result: SpotResult) -> Iterable[str]:
+            return map(to_event_json, result.events)
+
+        await self._process(socket, connection, session, _send_results(connection, session.next_events, messages))
 
     async def _process(
         self,
@@ -137,66 +149,20 @@ class SocketEndpoints:
             if end.has_results:
                 session.finish()
                 end = await writing or end
-            raise end.to_error()
-        except (Close, ProtocolError) as error:
-            await _close(socket, error)
-        except Disconnected:
-            pass
+            if end.code:
+                await _close(socket, end.code, end.reason)
         finally:
             session.leave()
             audio.stop()
             writing.cancel()
             await asyncio.wait([writing])
 
-    async def _write_results(self, connection: SocketConnection, session: LiveSession, writer: LiveWriter) -> End | None:
-        """Send results until the last one; return why they ended early, if they did."""
-        is_eof = False
-        try:
-            while not is_eof:
-                try:
-                    result = await session.next_result()
-                except ValueError as error:
-                    return End(_CODE_BAD_DATA, str(error))
-                except RuntimeError as error:
-                    return End(_CODE_FAILED, str(error))
-                is_eof = result.is_eof
-                message = writer.write(
-                    result.transcript,
-                    segment=result.segment,
-                    start_s=result.start_s,
-                    is_final=result.is_final,
-                    is_eof=is_eof,
-                )
-                await connection.send_text(message)
-            await connection.send_text(SERVER_DONE)
-        except ClientDisconnected:
-            return End(0)
-        return None
-
-    async def _write_events(self, connection: SocketConnection, session: SpotSession) -> End | None:
-        """Send events until the audio has ended; return why they ended early, if they did."""
-        is_eof = False
-        try:
-            while not is_eof:
-                try:
-                    events, is_eof = await session.next_events()
-                except ValueError as error:
-                    return End(_CODE_BAD_DATA, str(error))
-                except RuntimeError as error:
-                    return End(_CODE_FAILED, str(error))
-                for event in events:
-                    await connection.send_text(to_event_json(event))
-            await connection.send_text(SERVER_DONE)
-        except ClientDisconnected:
-            return End(0)
-        return None
-
     async def offline(self, socket: WebSocket) -> None:
         """Serve a connection of the "offline" protocol: recordings in, a transcript for each out."""
         try:
             graph = self._graph(socket)
         except ConfigError as error:
-            await refuse(socket.scope, socket.receive, socket.send, 400, f"{error}.")
+            await _refuse(socket, f"{error}.")
             return
         connection, num_held_bytes, is_open = await _accept(socket), 0, False
         max_duration_s = min(self.config.max_utterance_s, self.config.max_audio_s)
@@ -233,7 +199,7 @@ class SocketEndpoints:
             if is_open or recordings.is_refused or not reader.is_between:
                 is_failure = isinstance(error, Close) and error.code == _CODE_FAILED
                 self.metrics.recordings.labels("failed" if is_failure else "refused").inc()
-            await _close(socket, error)
+            await _close(socket, _close_code(error), str(error))
         except (Disconnected, ClientDisconnected):
             if is_open or not reader.is_between:
                 self.metrics.recordings.labels("left").inc()
@@ -248,9 +214,9 @@ class SocketEndpoints:
         return chosen_graph(self.graphs, socket.query_params.get("graph"))
 
     async def _transcribed(self, recording: SentRecording, graph: LoadedGraph | None) -> str:
-        samples: np.ndarray = recording.samples
+        asked = Asked(graph=graph)
         try:
-            transcript = await self.transcriber.transcribe(samples, sample_rate_hz=recording.rate_hz, graph=graph)
+            transcript = await self.transcriber.transcribe(recording.samples, asked, sample_rate_hz=recording.rate_hz)
         except AudioError as error:
             message = str(error).replace("the array", "the recording").replace(ANOTHER_FILE_CURE, SENT_INT16_CURE)
             raise Close(_CODE_BAD_DATA, message) from error
@@ -269,17 +235,45 @@ def _offers_ours(socket: WebSocket) -> bool:
     return SUBPROTOCOL in socket.scope.get("subprotocols", ())
 
 
+async def _refuse(socket: WebSocket, message: str) -> None:
+    await refuse(socket.scope, socket.receive, socket.send, 400, message)
+
+
 async def _accept(socket: WebSocket) -> SocketConnection:
     """Complete the handshake; messages are then read from and written to the connection itself."""
     await socket.accept(subprotocol=SUBPROTOCOL if _offers_ours(socket) else None)
     return connection_of(socket.scope)
 
 
-async def _close(socket: WebSocket, error: Close | ProtocolError) -> None:
-    """Close a socket with the code and the reason of an error, unless it is closed."""
+async def _send_results(
+    connection: SocketConnection, next_result: Callable[[], Awaitable[Result]], messages: Callable[[Result], Iterable[str]]
+) -> End | None:
+    """Send the messages of each result until the last one; return why they ended early, if they did."""
+    is_eof = False
+    try:
+        while not is_eof:
+            try:
+                result = await next_result()
+            except ValueError as error:
+                return End(_CODE_BAD_DATA, str(error))
+            except RuntimeError as error:
+                return End(_CODE_FAILED, str(error))
+            is_eof = result.is_eof
+            for message in messages(result):
+                await connection.send_text(message)
+        await connection.send_text(SERVER_DONE)
+    except ClientDisconnected:
+        return End(0)
+    return None
+
+
+def _close_code(error: Close | ProtocolError) -> int:
     if isinstance(error, Close):
-        code = error.code
-    else:
-        code = _CODE_TOO_BIG if isinstance(error, TooLong) else CODE_UNSUPPORTED
+        return error.code
+    return _CODE_TOO_BIG if isinstance(error, TooLong) else CODE_UNSUPPORTED
+
+
+async def _close(socket: WebSocket, code: int, reason: str) -> None:
+    """Close a socket unless it is closed."""
     with contextlib.suppress(OSError, RuntimeError, WebSocketDisconnect):
-        await socket.close(code, close_reason(str(error)))
+        await socket.close(code, close_reason(reason))

@@ -3,7 +3,7 @@
 Its audio is decoded in one batch with that of all other live sessions.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -76,20 +76,19 @@ class KeywordRequests:
 
 
 def _share(text: str | None) -> float | None:
+    if text is None:
+        return None
     try:
-        return None if text is None else float(text)
+        return float(text)
     except ValueError:
-        raise ConfigError(
-            f"near must be a share of the threshold from 0 to 1, but is {text[:20] if text else text!r}."
-        ) from None
+        raise ConfigError(f"near must be a share of the threshold from 0 to 1, but is {text[:20]!r}.") from None
 
 
 class SpotSession(LiveSession):
     """A live session whose results are the events of a spotter."""
 
-    def __init__(self, announce: Callable[[LiveSession], None], spotter: KeywordSpotter) -> None:
-        """Create a session; use `LiveSessions.open`."""
-        super().__init__(announce)
+    def __init__(self, spotter: KeywordSpotter) -> None:
+        super().__init__()
         self._spotter = spotter
         self._events: list[KeywordEvent] = []
 
@@ -105,14 +104,14 @@ class SpotSession(LiveSession):
             ValueError: the samples are invalid; no more results follow.
             RuntimeError: a bug of ours; no more results follow.
         """
-        while True:
-            with self._lock:
-                if self._events or (self.is_over and self._failure is None):
-                    events, self._events = self._events, []
-                    return SpotResult(events, self.is_over and self._failure is None)
-                self._raise_failure()
-                self._has_news.clear()
-            await self._has_news.wait()
+        return await self._next(self._take_events)
+
+    def _take_events(self) -> SpotResult | None:
+        is_eof = self.is_over and self._failure is None
+        if not self._events and not is_eof:
+            return None
+        events, self._events = self._events, []
+        return SpotResult(events, is_eof)
 
     # The following methods are for the worker thread.
 
