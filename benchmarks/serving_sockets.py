@@ -171,9 +171,10 @@ async def through_a_fake_transport() -> Figures:
     from zipasr.serve.sockets import SocketEndpoints
 
     session, said = Session(), transcripts()
-    live: Any = SimpleNamespace(open=lambda: session)
+    live: Any = SimpleNamespace(open=lambda graph: session)
     nothing: Any = None
-    sockets = SocketEndpoints(nothing, live, ServeConfig(), Metrics(), draining=asyncio.Event(), why_no_stream="")
+    stops = asyncio.Event()
+    sockets = SocketEndpoints(nothing, live, ServeConfig(), Metrics(), draining=stops, why_no_stream="", keywords=nothing)
     app = Router(routes=sockets.routes())
     config = uvicorn.Config(app, lifespan="off", log_config=None, log_level="critical", ws_per_message_deflate=False)
     config.load()

@@ -50,6 +50,7 @@ def open_references(source: str | Path, *, has_progress: bool = False) -> Iterat
             prepare(source, folder, config, has_progress=has_progress)
         except DataError as error:
             raise DataError(str(error).removesuffix(f". See {rejected}")) from error
-        rows = [json.loads(line) for line in rejected.read_text(encoding="utf-8").splitlines()]
+        with rejected.open(encoding="utf-8") as file:  # splitlines would end lines within texts too, as at U+2028
+            rows = [json.loads(line) for line in file]
         problems = tuple((row["id"], f"{row['reason']}: {row['detail']}") for row in rows)
         yield References(Path(folder, "test_cuts.jsonl.gz"), problems)
