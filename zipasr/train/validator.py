@@ -39,8 +39,8 @@ class Validator:
         if (graph := text_ngram(setup.config, setup.data.epoch_texts(), setup.tokenizer)) is not None:
             self._ngram, self._ngram_file = TokenNgram(NgramModel(graph), setup.tokenizer), ngram_to_bytes(graph)
 
-    def validate(self, *, is_last: bool = False) -> dict[str, float]:
-        """Average the model, evaluate it on dev and write it to `model/`, and among the best to `best/`; metrics.
+    def validate(self, *, is_last: bool = False) -> None:
+        """Average the model, evaluate it on dev and write it to `model/`, and among the best to `best/`.
 
         The last time, `choose` writes it to `model/`.
         """
@@ -63,14 +63,9 @@ class Validator:
         if findings and not self._has_warned and found.best.wer < _LEARNED_WER:
             self._has_warned = True
             self.log.message("\n".join(f"note: {finding}" for finding in findings))
-        return metrics
 
     def choose(self) -> dict[str, float]:
-        """At the end, write the model of the run: the last one, or if configured so, the one with the lowest error rate.
-
-        Returns:
-            Its metrics.
-        """
+        """At the end, write the model of the run (`TrainConfig.selection`); returns its metrics."""
         found = self._chosen()
         if found is not self._written:
             self._write_model(found)
