@@ -1,6 +1,5 @@
 """What rank 0 of a run does at each validation: average the model, measure it on dev, write it and its default search."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -74,30 +73,24 @@ class Validator:
     def _chosen(self) -> Validation:
         """Load the model with the lowest error rate, if configured so, and measure it; else the last validation."""
         assert self.last is not None
-        folders, b = best_folders(self.setup.out), self.state.position.num_steps
-        if self.setup.config.selection == "last" or not folders:
+        if self.setup.config.selection == "last":
             return self.last
+        last_wer, folders = self.last.metrics["wer"], best_folders(self.setup.out)
         rates = {number: validation_wer(folder) for number, folder in folders.items()}
-        better = [number for number in rates if rates[number] < self.last.metrics["wer"]]
-        best = self._load_first(folders, sorted(better, key=lambda number: (rates[number], -number)))
-        if best is None:
-            return self.last
-        self.log.message(
-            f"the model of batch {best} has a lower error rate on dev than that of batch {b}, {rates[best]:.2f} % and "
-            f"{self.last.metrics['wer']:.2f} %; it becomes the model of the run"
-        )
-        return self._evaluated()
-
-    def _load_first(self, folders: Mapping[int, Path], numbers: Sequence[int]) -> int | None:
-        """Load the first of the models that is not damaged, and return its number; None: there is none."""
-        for number in numbers:
+        better = [number for number in rates if rates[number] < last_wer]
+        for number in sorted(better, key=lambda number: (rates[number], -number)):
             try:
                 self._model.load_state_dict(AsrModel.load(folders[number])[0].state_dict())
             except CheckpointError as error:
                 self.log.message(f"{folders[number]} is damaged, so it cannot become the model of the run: {error}")
-            else:
-                return number
-        return None
+                continue
+            self.log.message(
+                f"the model of batch {number} has a lower error rate on dev than that of batch "
+                f"{self.state.position.num_steps}, {rates[number]:.2f} % and {last_wer:.2f} %; it becomes the model of the "
+                "run"
+            )
+            return self._evaluated()
+        return self.last
 
     def findings(self) -> tuple[str, ...]:
         """Findings from the differences between the searches of the last validation."""
