@@ -260,9 +260,9 @@ def _write(manifest: Path, folder: Path) -> _Header:
                 continue
             num_cuts += 1
             entry = _entry(line, num_cuts, manifest)
-            if not normalize(entry.text).strip():
-                continue
             text = normalize(entry.text)
+            if not text.strip():
+                continue
             record = (start, _identity(entry), entry.duration_s, len(line), _most_characters(text))
             records.write(_PACKED.pack(*record))
             characters.update(dict.fromkeys(set(text).difference(characters), num_usable))
