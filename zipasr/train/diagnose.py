@@ -25,6 +25,7 @@ from zipasr.nn.attention import AttentionWeights
 from zipasr.nn.constraint import MEAN_ABS_TO_RMS, Balancer, Whiten, normalized_mean
 from zipasr.nn.schedule import Schedule
 from zipasr.tokenizer import Tokenizer
+from zipasr.train.averaging import in_float64
 from zipasr.train.data import plain_batches
 from zipasr.train.folder import stored_config
 from zipasr.train.state import TRAINING_FILE, read_note
@@ -161,7 +162,7 @@ class _Moments:
         self.sums: dict[str, Tensor] = {}
 
     def add(self, x: Tensor) -> None:
-        rows = _widened(x).reshape(-1, x.shape[-1])
+        rows = in_float64(x).reshape(-1, x.shape[-1])
         self.count += rows.shape[0]
         terms = {"mean": rows.sum(0), "square": rows.square().sum(0), "positive": (rows > 0.0).double().sum(0)}
         self.sums = {name: self.sums.get(name, 0.0) + term.cpu() for name, term in terms.items()}
@@ -240,7 +241,7 @@ class _WhitenWatcher(_Watcher):
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
         super().__call__(module, inputs, output)
-        groups = _widened(output).reshape(-1, self.num_groups, output.shape[-1] // self.num_groups).transpose(0, 1)
+        groups = in_float64(output).reshape(-1, self.num_groups, output.shape[-1] // self.num_groups).transpose(0, 1)
         self.products = self.products + (groups.transpose(1, 2) @ groups).cpu()
 
     def report(self) -> ModuleActivations:
@@ -265,7 +266,7 @@ class _AttentionWatcher(_Watcher):
         return self.count
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        weights_NHTT = _widened(output)
+        weights_NHTT = in_float64(output)
         entropy_NHT = -torch.special.xlogy(weights_NHTT, weights_NHTT).sum(-1)
         num_keys_NHT = (weights_NHTT > 0.0).sum(-1).clamp(min=1)
         self.entropies = self.entropies + entropy_NHT.mean(2).sum(0).cpu()
@@ -305,12 +306,6 @@ def _watching(model: nn.Module, progress: float, *, has_outputs: bool) -> Iterat
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _widened(x: Tensor) -> Tensor:
-    """`x` in float64; on the CPU if it is on MPS, which has no float64."""
-    x = x.detach()
-    return (x.cpu() if x.device.type == "mps" else x).double()
 
 
 def _at(limit: Schedule | float, progress: float) -> float:
