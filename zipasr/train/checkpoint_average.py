@@ -104,26 +104,22 @@ def average_interval(
             f"models must have entered the running average after batch {start} and up to batch {end}, but one enters "
             f"every {period} batches only; choose checkpoints that are further apart"
         )
-    later = CheckpointFolder(folders[end])
-    has_start = start >= period
-    earlier = CheckpointFolder(folders[start]) if has_start else None
-    sources = tuple(files.path for files in (earlier, later) if files is not None)
+    files = [CheckpointFolder(folders[n]) for n in (start, end) if n >= period]  # before, no model has entered
+    sources = tuple(file.path for file in files)
     _check_place(Path(out), sources)
-    _check_alike([files for files in (earlier, later) if files is not None])
-    now = later.open_tensors(AVERAGE_FILE)
-    before = earlier.open_tensors(AVERAGE_FILE) if earlier is not None else None
-    weights = later.open_tensors(WEIGHTS_FILE)
-    averaged = set(now.keys())
+    _check_alike(files)
+    averages = [file.open_tensors(AVERAGE_FILE) for file in files]
+    weights = files[-1].open_tensors(WEIGHTS_FILE)
+    averaged = set(averages[-1].keys())
 
     def mean(name: str) -> Tensor:
         if name not in averaged:
             tensor: Tensor = weights.get_tensor(name)
             return tensor
-        ends = {name: now.get_tensor(name)}
-        starts = {name: before.get_tensor(name)} if before is not None else {}
-        return interval_average(starts, start if has_start else 0, ends, end, period)[name]
+        before, now = ({name: average.get_tensor(name)} for average in (averages[0], averages[-1]))
+        return interval_average(before, start, now, end, period)[name]
 
-    _write(later, weights.keys(), mean, Path(out))
+    _write(files[-1], weights.keys(), mean, Path(out))
     num_models = end // period - start // period
     what = f"the mean of {num_models} models, one every {period} batches, after batch {start} and up to batch {end}"
     return Averaged(Path(out), sources, what)
