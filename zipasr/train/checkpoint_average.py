@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zipasr.checkpoint import CHECKSUMS, CheckpointFolder, checkpoint_folders, write_text
+from zipasr.checkpoint import CHECKSUMS, CheckpointFolder, checkpoint_folders, first_few, write_text
 from zipasr.config import differences, from_json
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.hub import local_model
@@ -241,11 +241,10 @@ def _check_alike(files: Sequence[CheckpointFolder]) -> None:
     for other in files[:-1]:
         changed = differences(last.document(CONFIG_FILE), other.document(CONFIG_FILE))
         if changed:
-            different = "; ".join(f"{name} ({found}, there {there})" for name, (there, found) in list(changed.items())[:4])
-            more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+            different = [f"{name} ({found}, there {there})" for name, (there, found) in changed.items()]
             raise CheckpointError(
-                f"{other.path} must have the configuration of {last.path}, but differs in {different}{more}; average "
-                "checkpoints of one run"
+                f"{other.path} must have the configuration of {last.path}, but differs in {first_few(different, 4)}; "
+                "average checkpoints of one run"
             )
         if other.blob(MODEL_FILE) != last.blob(MODEL_FILE):
             raise CheckpointError(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from zipasr.baselines.blocks import MaskedBatchNorm
+from zipasr.checkpoint import first_few
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.model import AsrConfig, AsrModel
 from zipasr.nn.lora import add_lora, lora_layers
@@ -137,9 +138,8 @@ def _take_over(
             own[name].copy_(tensor)
     wrong += [f"{name} is not in the checkpoint" for name in own if _lies_in(name, parts) and name not in tensors]
     if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise ConfigError(
-            f"the model must have the shape of {source.path} in {', '.join(parts)}, but {'; '.join(wrong[:3])}{more}; leave "
+            f"the model must have the shape of {source.path} in {', '.join(parts)}, but {first_few(wrong, 3)}; leave "
             "out what sets model fields, or take over fewer finetune.parts"
         )
     return grown, [_about_vocabulary(old, new, len(pairs), list(dict.fromkeys(moved)))] if moved else []

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zipasr.checkpoint import CheckpointFolder, checkpoint_folders
+from zipasr.checkpoint import CheckpointFolder, checkpoint_folders, first_few
 from zipasr.data.batching import Batch
 from zipasr.errors import CheckpointError
 from zipasr.model import WEIGHTS_FILE
@@ -219,5 +219,4 @@ def _largest(values: dict[str, float]) -> list[tuple[str, float]]:
 
 
 def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NUM_LISTED} more" if len(names) > _NUM_LISTED else ""
-    return (", ".join(names[:_NUM_LISTED]) + more) or "none"
+    return first_few(names, _NUM_LISTED, separator=", ") or "none"
