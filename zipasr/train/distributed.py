@@ -20,7 +20,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
@@ -187,7 +187,12 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            _raise_lost(self, error)
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ZipasrError(
+                f"process {self.rank} of {self.size} lost another one: it died, hangs, or the network between them broke "
+                f"({reason[:200]}). Its own message, if it could leave one, says why. Run the same command again to go on "
+                "from the last checkpoint"
+            ) from error
 
 
 def _fresh_part(store: Any, rank: int, size: int, timeout_s: float) -> Any:
@@ -223,15 +228,6 @@ def _fresh_part(store: Any, rank: int, size: int, timeout_s: float) -> Any:
 def _said(store: Any, key: str) -> list[str]:
     """The words stored under a key, if any."""
     return str(store.get(key), "ascii").split() if store.check([key]) else []
-
-
-def _raise_lost(ranks: Ranks, error: Exception) -> NoReturn:
-    reason = next(iter(str(error).splitlines()), type(error).__name__)
-    raise ZipasrError(
-        f"process {ranks.rank} of {ranks.size} lost another one: it died, hangs, or the network between them broke "
-        f"({reason[:200]}). Its own message, if it could leave one, says why. Run the same command again to go on from the "
-        "last checkpoint"
-    ) from error
 
 
 def _buckets(grads: Sequence[Tensor]) -> Iterator[list[Tensor]]:
