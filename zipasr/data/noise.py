@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from zipasr.audio import SAMPLE_RATE_HZ
+from zipasr.config import require_fields
 from zipasr.data.audio_paths import read_located
 from zipasr.errors import ConfigError, DataError
 from zipasr.features import Fbank
@@ -54,9 +55,7 @@ class NoiseConfig:
     """Probability that noise, as loud as it would be otherwise, replaces an utterance and its text."""
 
     def __post_init__(self) -> None:
-        for name in ("prob", "alone_prob"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ConfigError(f"{name} must be within 0 and 1, but is {getattr(self, name)}")
+        require_fields(self, "within 0 and 1", "prob", "alone_prob")
         if not self.snr_db[0] <= self.snr_db[1]:
             raise ConfigError(f"snr_db must be the lower and the upper end of a range, but is {self.snr_db}")
 
