@@ -43,6 +43,10 @@ class Ranks:
 
     def __init__(self, rank: int = 0, size: int = 1, *, local_rank: int = 0) -> None:
         self.rank, self.size, self.local_rank = rank, size, local_rank
+        self.batches_per_step = size
+        """Number of batches that all ranks together take in a step, for each that is accumulated."""
+        self.steps_at_once = 1
+        """Number of steps that are computed at once, at most."""
         self._control: Any = None
         self._patient: Any = None
 
@@ -50,16 +54,6 @@ class Ranks:
     def is_main(self) -> bool:
         """Whether this is rank 0, which writes, prints and validates."""
         return self.rank == 0
-
-    @property
-    def batches_per_step(self) -> int:
-        """Number of batches that all ranks together take in a step, for each that is accumulated."""
-        return self.size
-
-    @property
-    def steps_at_once(self) -> int:
-        """Number of steps that are computed at once, at most."""
-        return 1
 
     def device(self, name: str) -> torch.device:
         """The device of this rank: with CUDA, each rank of a machine uses its own GPU.

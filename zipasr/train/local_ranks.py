@@ -58,23 +58,11 @@ class LocalRanks(Ranks):
             processes: what is at the other ends for rank 0.
         """
         super().__init__(rank, size)
+        self.batches_per_step, self.steps_at_once = 1, size  # each process computes a step of its own
         self._connections, self._processes = list(connections), list(processes)
 
-    @property
-    def batches_per_step(self) -> int:
-        """Number of batches that all processes together take in a step, for each that is accumulated: one."""
-        return 1
-
-    @property
-    def steps_at_once(self) -> int:
-        """Number of steps that are computed at once, at most: one by each process."""
-        return self.size
-
     def connect(self, device: torch.device, timeout_s: float) -> None:
-        """Do nothing: the pipes are open."""
-
-    def close(self) -> None:
-        """Do nothing: `Team` closes the pipes."""
+        """Do nothing: the pipes are open, and `Team` closes them."""
 
     def sum(self, numbers: Sequence[float]) -> list[float]:
         """Elementwise sums over the ranks; every rank must pass the same number of values."""
