@@ -42,14 +42,11 @@ logger = logging.getLogger(__name__)
 
 
 def begin(model: AsrModel, config: TrainConfig, tokenizer: Tokenizer, run_folder: Path | None = None) -> list[str]:
-    """Load the checkpoint's weights into a new model, freeze the configured parts, and add adapters.
+    """Load the checkpoint's weights into a new model on the CPU, in place, freeze the configured parts, and add adapters.
 
-    Args:
-        model: new model of `config.model` on the CPU, modified in place. Without finetuning this does nothing.
-        config: configuration of the run.
-        tokenizer: vocabulary of the run.
-        run_folder: folder of the run if it is resumed and loads its own checkpoint next: the original checkpoint may then
-            be missing, and the loaded weights are arbitrary.
+    Without finetuning this does nothing. `run_folder` is that of a resumed run, which loads its own checkpoint next: the
+    original checkpoint may then be missing, and the loaded weights are arbitrary.
+
     Returns:
         Log lines that describe what was done.
     Raises:

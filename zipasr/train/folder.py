@@ -75,13 +75,10 @@ class ResolvedRun(NamedTuple):
 
 
 def resolve_run(config: TrainConfig, out: Path, cuts: IndexedCuts, *, is_save_interval_given: bool = True) -> ResolvedRun:
-    """Configuration and vocabulary of a new run, or of the run in a folder if the settings are the same. Writes nothing.
+    """Configuration and vocabulary of a new run, or of the run in `out` if the settings are the same. Writes nothing.
 
-    Args:
-        config: configuration of the run, without the size of its vocabulary.
-        out: folder of the run.
-        cuts: training cuts.
-        is_save_interval_given: whether `save_interval` must be that of an existing run; otherwise the run keeps its own.
+    Unless `is_save_interval_given`, an existing run keeps its own `save_interval`, whatever that of `config` is.
+
     Raises:
         ConfigError: the settings or the vocabulary file changed.
         CheckpointError: the folder or the vocabulary file cannot be read.

@@ -165,12 +165,7 @@ class Team:
     def call(self, function: Callable[..., T], *args: Any, **named: Any) -> T:
         """Call a function in all processes, with `ranks` as a further argument (None if there is one process).
 
-        Args:
-            function: can be pickled, as can its arguments; the processes do the same in it.
-            args: its arguments.
-            named: its named arguments.
-        Returns:
-            The result in this process.
+        It and its arguments can be pickled, and the processes do the same in it. Returns its result in this process.
         """
         for i in range(len(self._connections)):
             assert self.ranks is not None

@@ -89,10 +89,9 @@ class ProbeReport:
 def probe(config: TrainConfig, out: Path, *, num_processes: int = 1) -> ProbeReport:
     """Find the largest safe `batch.max_duration_s` of a run; nothing is written.
 
-    Args:
-        config: configuration of the run.
-        out: folder of the run, whose vocabulary is used if the run has started.
-        num_processes: processes of this machine that will train together, each with a batch and an equal part of the memory.
+    The vocabulary of the run in `out` is used if it has started. Each of `num_processes` of this machine that will train
+    together has a batch and an equal part of the memory.
+
     Raises:
         ConfigError: the device or its precision is not available.
         DataError: the data cannot be used.
@@ -126,7 +125,7 @@ def find_largest(
         sizes: seconds and tokens of each utterance.
         peak: takes a training step on a batch of a shape; returns the peak memory, or None if the batch does not fit.
         budget_bytes: memory limit.
-        device: name of the device.
+        device: its name, for messages.
         may_overshoot: whether a batch that does not fit may be tried; on a CPU the system would kill the process.
     Raises:
         ZipasrError: a single utterance does not fit.

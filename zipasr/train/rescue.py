@@ -48,14 +48,8 @@ def roll_back(
 
     If the run was already rolled back to that checkpoint and diverged again without a newer one, the one before is used.
     Without any, the run starts over. Checkpoints of an interruption do not count, so that interruptions change nothing.
-    Models in `best/` of later validations are deleted, and later lines in the log of metrics become invalid.
-
-    Args:
-        out: the run folder, which is modified.
-        divergence: the current divergence state.
-        config: configuration of the run.
-        tokenizer: vocabulary of the run.
-        new_state: creates the initial state of the run.
+    Models in `best/` of later validations are deleted, and later lines in the log of metrics become invalid. `divergence`
+    is the current state, and `new_state` creates the initial state of the run.
     """
     good = {n: before for n, before in good_checkpoints(out).items() if n % config.save_interval == 0}
     number = max((n for n in good if n not in divergence.returned_to), default=0)
@@ -78,10 +72,7 @@ def roll_back(
 def diagnosis(stepper: Stepper, batches: Sequence[Batch], num_steps: int) -> str:
     """Diagnosis of a failed step, on one screen: the step is repeated, without the update, with hooks on every module.
 
-    Args:
-        stepper: stepper that took the step; its gradients are lost.
-        batches: batches of the step.
-        num_steps: number of the step.
+    The gradients of `stepper`, which took the step on these batches, are lost.
     """
     model, optimizer = stepper.state.model, stepper.state.optimizer
     bad_weights = [name for name, p in model.named_parameters() if not _is_finite(p)]

@@ -302,14 +302,7 @@ def keep_best(
 ) -> None:
     """Write the model of a validation to `best/` if it is among the `keep` with the lowest error rates; delete the others.
 
-    Args:
-        run_folder: the folder of the run.
-        model: the model.
-        tokenizer: its tokenizer.
-        metrics: those of the validation, with `wer`.
-        num_steps: steps of the run so far.
-        keep: number of models to keep.
-        beside: name -> content of the files of its default search.
+    `metrics` are those of the validation, with `wer`; `beside` is name -> content of the files of its default search.
     """
     found = {path: validation_wer(path) for path in best_folders(run_folder).values()}
     own = run_folder / "best" / f"batch-{num_steps:08d}"
