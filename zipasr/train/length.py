@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import NamedTuple
 
-import torch
-
 from zipasr.data.reading import read_batches
 from zipasr.device import fast_matmul, select_device
 from zipasr.errors import ConfigError
@@ -163,7 +161,6 @@ def _num_steps(pace: Pace, budget_s: float, spent_s: float) -> int:
 def _measure(run: RunData, ranks: Ranks) -> Pace:
     """Train for some seconds and, on rank 0, validate once, with a temporary model."""
     (config, tokenizer, data), device = run, select_device(run.config.device)
-    torch.manual_seed(config.seed)
     state, _ = new_state(config, device, tokenizer)
     num_batches, clock = 0, time.monotonic()
     for i, number in enumerate(_turns(run, new_stepper(config, state, ranks, device), ranks), start=1):

@@ -112,7 +112,6 @@ def train(
 def _begin(setup: RunSetup, *, is_quiet: bool) -> tuple[RunLog, TrainState]:
     """The state to continue from, and the log opened at its position."""
     config, out, ranks, plan = setup.config, setup.out, setup.ranks, setup.plan
-    torch.manual_seed(config.seed)
     state, notes = new_state(config, setup.device, setup.tokenizer, out)
     if not ranks.is_main:
         torch.manual_seed(stable_seed(config.seed, ranks.rank))  # masks differ between the ranks, weights do not
@@ -313,7 +312,6 @@ class _Run:
             self._give_up()
 
         def initial_state() -> TrainState:
-            torch.manual_seed(config.seed)
             return new_state(config, torch.device("cpu"), self.setup.tokenizer)[0]
 
         number = self.ranks.from_main(lambda: roll_back(self.out, divergence, config, self.setup.tokenizer, initial_state))

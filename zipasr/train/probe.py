@@ -226,7 +226,6 @@ class _Trier:
     """Takes training steps on random batches, with its own model."""
 
     def __init__(self, config: TrainConfig, tokenizer: Tokenizer, device: torch.device) -> None:
-        torch.manual_seed(config.seed)
         self.config, self.device = config, device
         self.state, _ = new_state(config, device, tokenizer)
         if config.use_activation_checkpointing:

@@ -136,10 +136,11 @@ def open_data(config: TrainConfig, tokenizer_folder: Path | None = None) -> RunD
 def new_state(
     config: TrainConfig, device: torch.device, tokenizer: Tokenizer, run_folder: Path | None = None
 ) -> tuple[TrainState, list[str]]:
-    """The state of a run at its start, and log lines about finetuning.
+    """The state of a run at its start, and log lines about finetuning. Seeds torch's global generators.
 
     With the folder of a run that has checkpoints and loads one next, the checkpoint to finetune may be missing.
     """
+    torch.manual_seed(config.seed)
     model = AsrModel(config.model)
     notes = begin(model, config, tokenizer, run_folder)
     model.to(device)
