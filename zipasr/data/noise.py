@@ -156,8 +156,16 @@ class NoiseMixer:
 
     @functools.cached_property
     def _pieces(self) -> list[Any]:
-        """The noises of the manifest."""
-        return _pieces(Path(self.config.cuts))
+        """The noises of the manifest; windows of those that are longer than `MAX_NOISE_S`."""
+        manifest, pieces = Path(self.config.cuts), []
+        for cut in _read(manifest):
+            if cut.duration > MAX_NOISE_S:
+                pieces += [window for window in cut.cut_into_windows(MAX_NOISE_S) if window.duration > MIN_WINDOW_S]
+            elif cut.duration >= _MIN_NOISE_S:
+                pieces.append(cut)
+        if not pieces:
+            raise _unreadable(manifest, ValueError(f"it holds no noise of at least {_MIN_NOISE_S} s"))
+        return pieces
 
     def _shuffled(self, generator: np.random.Generator) -> Iterator[int]:
         """The numbers of all noises in random order, again and again."""
@@ -195,19 +203,6 @@ def noise_digest(manifest: Path) -> tuple[int, str]:
     for cut in cuts:
         digest.update(f"{cut.id} {getattr(cut, 'start', 0.0)} {cut.duration}\n".encode("utf-8", "surrogatepass"))
     return len(cuts), digest.hexdigest()
-
-
-def _pieces(manifest: Path) -> list[Any]:
-    """The cuts of a manifest; windows of those that are longer than `MAX_NOISE_S`."""
-    pieces = []
-    for cut in _read(manifest):
-        if cut.duration > MAX_NOISE_S:
-            pieces += [window for window in cut.cut_into_windows(MAX_NOISE_S) if window.duration > MIN_WINDOW_S]
-        elif cut.duration >= _MIN_NOISE_S:
-            pieces.append(cut)
-    if not pieces:
-        raise _unreadable(manifest, ValueError(f"it holds no noise of at least {_MIN_NOISE_S} s"))
-    return pieces
 
 
 def _read(manifest: Path) -> list[Any]:
