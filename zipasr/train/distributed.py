@@ -242,10 +242,8 @@ def _buckets(grads: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 def joined(device_name: str, timeout_s: float, ranks: Ranks | None = None) -> Iterator[tuple[Ranks, torch.device]]:
     """Context manager: the connected ranks, and the device of this rank.
 
-    Args:
-        device_name: see `select_device`.
-        timeout_s: seconds that a rank may keep the others waiting in a step before the run fails.
-        ranks: the ranks; None: those of torchrun's environment, or a single one.
+    `ranks` are by default those of torchrun's environment, or a single one. If a rank keeps the others waiting in a step for
+    `timeout_s`, the run fails.
     """
     ranks = ranks or ranks_of_environment()
     device = ranks.device(device_name)

@@ -65,10 +65,8 @@ def word_errors_percent(result: ComparedSearch) -> dict[str, float]:
 def diagnose_emission(model: AsrModel, batches: Sequence[Batch], tokenizer: Tokenizer) -> EmissionReport:
     """Measure bursts, delay, and the errors of greedy searches, with the tail padding of decoding.
 
-    Args:
-        model: has a transducer head; in eval mode, on any device.
-        batches: speech with text, one view of each utterance, not augmented.
-        tokenizer: decodes labels to text.
+    The model is in eval mode; batches have one view of each utterance, not augmented.
+
     Raises:
         ValueError: the model has no transducer head.
     """

@@ -81,14 +81,7 @@ def parse_duration_s(text: str) -> float:
 
 
 def scaled_to(config: TrainConfig, num_steps: int, *, steps_per_epoch: float, made_for: Length) -> TrainConfig:
-    """A recipe scaled to a number of optimizer steps.
-
-    Args:
-        config: the recipe.
-        num_steps: steps of the run, at least `MIN_BATCHES`; it may end within an epoch.
-        steps_per_epoch: steps per epoch of its data.
-        made_for: the length that the recipe was tuned for.
-    """
+    """A recipe, tuned for the length `made_for`, scaled to `num_steps` optimizer steps; it may end within an epoch."""
     num_epochs = num_steps / steps_per_epoch
     by_steps, by_epochs = num_steps / made_for.num_steps, num_epochs / made_for.num_epochs
     every = config.average_period * max(1, round(num_steps / NUM_CHECKPOINTS / config.average_period))

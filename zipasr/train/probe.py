@@ -125,7 +125,7 @@ def find_largest(
         sizes: seconds and tokens of each utterance.
         peak: takes a training step on a batch of a shape; returns the peak memory, or None if the batch does not fit.
         budget_bytes: memory limit.
-        device: its name, for messages.
+        device: name of the device.
         may_overshoot: whether a batch that does not fit may be tried; on a CPU the system would kill the process.
     Raises:
         ZipasrError: a single utterance does not fit.
