@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
@@ -254,10 +254,10 @@ def mismatches(model: nn.Module, tensors: Mapping[str, Tensor], *, shown: Callab
     ]
 
 
-def first_few(sentences: list[str]) -> str:
-    """The first five sentences, and how many more there are."""
-    more = f" and {len(sentences) - 5} more" if len(sentences) > 5 else ""
-    return "; ".join(sentences[:5]) + more
+def first_few(texts: Sequence[str], most: int = 5, *, separator: str = "; ") -> str:
+    """The first `most` texts, and how many more there are."""
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return separator.join(texts[:most]) + more
 
 
 def checkpoint_folders(run_folder: Path) -> dict[int, Path]:

@@ -10,7 +10,7 @@ import difflib
 import json
 import types
 import typing
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, Literal, TypeVar, Union, cast
 
 from zipasr.errors import ConfigError
@@ -20,6 +20,12 @@ KIND = "kind"
 """Class variable, and key in JSON, that identifies one of several classes that a field allows."""
 ALTERNATIVES = "ALTERNATIVES"
 """Class variable with pairs of fields of which at most one has a value: `set_fields` sets the other one to None."""
+_RULES: dict[str, Callable[[Any], bool]] = {
+    "at least 1": lambda value: value >= 1,
+    "positive": lambda value: value > 0,
+    "0 or more": lambda value: value >= 0,
+    "within 0 and 1": lambda value: 0 <= value <= 1,
+}
 
 
 def to_json(config: Any) -> Any:
@@ -64,6 +70,18 @@ def set_fields(config: T, assignments: Sequence[str]) -> T:
         config = _set_field(config, name.strip().split("."), text.strip(), name.strip(), done)
         done.add(name.strip())
     return config
+
+
+def require_fields(config: object, rule: str, *names: str) -> None:
+    """Check that fields of a configuration obey a rule of `_RULES`, as in "positive"; None does.
+
+    Raises:
+        ConfigError: a field does not.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not _RULES[rule](value):
+            raise ConfigError(f"{name} must be {rule}, but is {value}")
 
 
 def differences(before: Any, now: Any) -> dict[str, tuple[Any, Any]]:

@@ -35,10 +35,8 @@ def refuse_commands(fields: Any, manifest: Path) -> None:
     """Refuse audio that is not in a file, wherever the fields of a cut name it: tracks and transforms have recordings too.
 
     Lhotse runs a source of the type "command" in a shell and opens one of the type "url". A manifest may be a stranger's.
+    `fields` are the cut as parsed from JSON.
 
-    Args:
-        fields: the cut as parsed from JSON.
-        manifest: named by the error.
     Raises:
         DataError: a source has another type than "file" or "memory".
     """

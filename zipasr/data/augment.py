@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zipasr.errors import ConfigError
+from zipasr.config import require_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +38,9 @@ class SpecAugmentConfig:
     """Probability of the warp, and independently of the masks, for each utterance."""
 
     def __post_init__(self) -> None:
-        for name in ("prob", "max_time_share"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ConfigError(f"{name} must be within 0 and 1, but is {getattr(self, name)}")
-        for name in ("time_warp_frames", "num_frequency_masks", "num_time_masks"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must be 0 or more, but is {getattr(self, name)}")
-        for name in ("frequency_mask_bins", "time_mask_frames"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, but is {getattr(self, name)}")
+        require_fields(self, "within 0 and 1", "prob", "max_time_share")
+        require_fields(self, "0 or more", "time_warp_frames", "num_frequency_masks", "num_time_masks")
+        require_fields(self, "at least 1", "frequency_mask_bins", "time_mask_frames")
 
 
 @contextmanager

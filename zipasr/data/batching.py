@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from zipasr.audio import SAMPLE_RATE_HZ
+from zipasr.config import require_fields
 from zipasr.data.augment import SpecAugmentConfig, seeded, spec_augment, two_views
 from zipasr.data.noise import NoiseConfig, NoiseDraws, NoiseMixer
 from zipasr.data.reverberation import ReverberationConfig, draw_room, reverberated
@@ -91,13 +92,10 @@ class BatchConfig:
     def __post_init__(self) -> None:
         if self.max_duration_s <= 0:
             raise ConfigError(f"max_duration_s must be positive, but is {self.max_duration_s}")
-        if self.num_buckets < 1:
-            raise ConfigError(f"num_buckets must be at least 1, but is {self.num_buckets}")
+        require_fields(self, "at least 1", "num_buckets")
         if not self.speed_factors or min(self.speed_factors) < 0.3 or max(self.speed_factors) > 3.0:
             raise ConfigError(f"speed_factors must be one or more numbers of 0.3 to 3, but are {self.speed_factors}")
-        for name in ("concat_prob", "max_unreadable_share"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ConfigError(f"{name} must be within 0 and 1, but is {getattr(self, name)}")
+        require_fields(self, "within 0 and 1", "concat_prob", "max_unreadable_share")
         for name in ("concat_max_s", "cache_mb"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must be 0 or more, but is {getattr(self, name)}")

@@ -69,14 +69,7 @@ class IndexedCuts(Sequence[Any]):
     """Lhotse cuts that are read on access. After pickling or forking, each process opens the files for itself."""
 
     def __init__(self, manifest: Path, folder: Path, header: _Header, rows: NDArray[Any] | None = None) -> None:
-        """Open an index.
-
-        Args:
-            manifest: the manifest, for messages.
-            folder: folder of the index.
-            header: header of the index.
-            rows: index rows of the cuts in the sequence, in order; None: all.
-        """
+        """Open the index in `folder`; `rows` are those of the cuts in the sequence, in order (None: all)."""
         self.manifest, self.folder, self.rows = manifest, folder, rows
         self._header = header
         self.num_cuts = header.num_cuts
@@ -260,9 +253,9 @@ def _write(manifest: Path, folder: Path) -> _Header:
                 continue
             num_cuts += 1
             entry = _entry(line, num_cuts, manifest)
-            if not normalize(entry.text).strip():
-                continue
             text = normalize(entry.text)
+            if not text.strip():
+                continue
             record = (start, _identity(entry), entry.duration_s, len(line), _most_characters(text))
             records.write(_PACKED.pack(*record))
             characters.update(dict.fromkeys(set(text).difference(characters), num_usable))

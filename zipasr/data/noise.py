@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from zipasr.audio import SAMPLE_RATE_HZ
+from zipasr.config import require_fields
 from zipasr.data.audio_paths import read_located
 from zipasr.errors import ConfigError, DataError
 from zipasr.features import Fbank
@@ -54,9 +55,7 @@ class NoiseConfig:
     """Probability that noise, as loud as it would be otherwise, replaces an utterance and its text."""
 
     def __post_init__(self) -> None:
-        for name in ("prob", "alone_prob"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ConfigError(f"{name} must be within 0 and 1, but is {getattr(self, name)}")
+        require_fields(self, "within 0 and 1", "prob", "alone_prob")
         if not self.snr_db[0] <= self.snr_db[1]:
             raise ConfigError(f"snr_db must be the lower and the upper end of a range, but is {self.snr_db}")
 
@@ -157,8 +156,16 @@ class NoiseMixer:
 
     @functools.cached_property
     def _pieces(self) -> list[Any]:
-        """The noises of the manifest."""
-        return _pieces(Path(self.config.cuts))
+        """The noises of the manifest; windows of those that are longer than `MAX_NOISE_S`."""
+        manifest, pieces = Path(self.config.cuts), []
+        for cut in _read(manifest):
+            if cut.duration > MAX_NOISE_S:
+                pieces += [window for window in cut.cut_into_windows(MAX_NOISE_S) if window.duration > MIN_WINDOW_S]
+            elif cut.duration >= _MIN_NOISE_S:
+                pieces.append(cut)
+        if not pieces:
+            raise _unreadable(manifest, ValueError(f"it holds no noise of at least {_MIN_NOISE_S} s"))
+        return pieces
 
     def _shuffled(self, generator: np.random.Generator) -> Iterator[int]:
         """The numbers of all noises in random order, again and again."""
@@ -196,19 +203,6 @@ def noise_digest(manifest: Path) -> tuple[int, str]:
     for cut in cuts:
         digest.update(f"{cut.id} {getattr(cut, 'start', 0.0)} {cut.duration}\n".encode("utf-8", "surrogatepass"))
     return len(cuts), digest.hexdigest()
-
-
-def _pieces(manifest: Path) -> list[Any]:
-    """The cuts of a manifest; windows of those that are longer than `MAX_NOISE_S`."""
-    pieces = []
-    for cut in _read(manifest):
-        if cut.duration > MAX_NOISE_S:
-            pieces += [window for window in cut.cut_into_windows(MAX_NOISE_S) if window.duration > MIN_WINDOW_S]
-        elif cut.duration >= _MIN_NOISE_S:
-            pieces.append(cut)
-    if not pieces:
-        raise _unreadable(manifest, ValueError(f"it holds no noise of at least {_MIN_NOISE_S} s"))
-    return pieces
 
 
 def _read(manifest: Path) -> list[Any]:

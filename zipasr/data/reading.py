@@ -126,13 +126,8 @@ def read_batches(
 def read_chosen(
     plan: BatchPlan, reader: BatchReader, places: Iterable[tuple[int, int]], *, num_workers: int
 ) -> Iterator[Batch | None]:
-    """Yield some batches of a run; None is one in which nothing can be read.
+    """Yield the batches at some places, which are an epoch and an index in it; None is one in which nothing can be read.
 
-    Args:
-        plan: what to read.
-        reader: how to read it.
-        places: epoch, and index in it, of each batch.
-        num_workers: number of worker processes; 0 reads in this one.
     Raises:
         DataError: too many utterances cannot be read, or a worker died.
     """

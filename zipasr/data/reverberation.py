@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from zipasr.audio import SAMPLE_RATE_HZ
+from zipasr.config import require_fields
 from zipasr.errors import ConfigError
 
 _FIRST_REFLECTION_S = 0.0025
@@ -28,8 +29,7 @@ class ReverberationConfig:
     """Range of the ratio of the energies of direct sound and reflections in decibels, drawn uniformly: the distance."""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.prob <= 1.0:
-            raise ConfigError(f"prob must be within 0 and 1, but is {self.prob}")
+        require_fields(self, "within 0 and 1", "prob")
         if not 0.01 <= self.decay_s[0] <= self.decay_s[1] <= 5.0:
             raise ConfigError(f"decay_s must be the ends of a range within 0.01 and 5 s, but is {self.decay_s}")
         if not -40.0 <= self.direct_db[0] <= self.direct_db[1] <= 60.0:

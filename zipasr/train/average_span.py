@@ -27,20 +27,14 @@ class AverageSpan:
     """The averaged part of one run so far. Its only state is which warnings were logged."""
 
     def __init__(self, config: TrainConfig, out: Path) -> None:
-        """Read no files yet.
-
-        Args:
-            config: configuration of the run.
-            out: folder of the run.
-        """
+        """Read no files yet; `out` is the folder of the run."""
         self.config, self.out = config, out
         self._has_foreseen = self._has_warned = False
 
     def foresee(self, total_steps: int) -> None:
         """Warn once if the configuration prevents the average of the finished run from starting where it should.
 
-        Args:
-            total_steps: approximate number of steps of the whole run.
+        `total_steps` is about the length of the whole run.
         """
         config, share = self.config, self.config.average_share
         every, keep = config.save_interval, config.keep_checkpoints
@@ -100,11 +94,7 @@ def with_fitting_save_interval(config: TrainConfig, total_steps: int) -> TrainCo
     """The configuration with a save interval at which the average of the finished run starts where it should.
 
     The interval stays if it is good enough. Otherwise it changes as little as possible, to a multiple of `average_period` if
-    one is good enough. Weights do not depend on it.
-
-    Args:
-        config: configuration of a new run.
-        total_steps: approximate number of steps of the whole run.
+    one is good enough. Weights do not depend on it. `total_steps` is about the length of the whole run, which is new.
     """
     every, span, period = config.save_interval, config.average_share * total_steps, config.average_period
     if total_steps // period < 2:

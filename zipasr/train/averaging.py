@@ -19,7 +19,7 @@ class RunningAverage:
 
     def __init__(self, model: nn.Module, period: int) -> None:
         self.period = period
-        self.tensors = {name: _widened(tensor).clone() for name, tensor in _weights(model).items()}
+        self.tensors = {name: in_float64(tensor).clone() for name, tensor in _weights(model).items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module, num_steps: int) -> None:
@@ -28,7 +28,7 @@ class RunningAverage:
             return
         weight = self.period / num_steps
         for name, tensor in _weights(model).items():
-            self.tensors[name].lerp_(_widened(tensor), weight)
+            self.tensors[name].lerp_(in_float64(tensor), weight)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore the saved value of `tensors`."""
@@ -52,7 +52,8 @@ def interval_average(
     return {name: torch.lerp(start[name].to(tensor), tensor, weight).float() for name, tensor in end.items()}
 
 
-def _widened(tensor: Tensor) -> Tensor:
+def in_float64(tensor: Tensor) -> Tensor:
+    """`tensor` in float64, detached; on the CPU if it is on MPS, which has no float64."""
     tensor = tensor.detach()
     return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zipasr.checkpoint import CHECKSUMS, CheckpointFolder, checkpoint_folders, write_text
+from zipasr.checkpoint import CHECKSUMS, CheckpointFolder, checkpoint_folders, first_few, write_text
 from zipasr.config import differences, from_json
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.hub import local_model
@@ -104,26 +104,22 @@ def average_interval(
             f"models must have entered the running average after batch {start} and up to batch {end}, but one enters "
             f"every {period} batches only; choose checkpoints that are further apart"
         )
-    later = CheckpointFolder(folders[end])
-    has_start = start >= period
-    earlier = CheckpointFolder(folders[start]) if has_start else None
-    sources = tuple(files.path for files in (earlier, later) if files is not None)
+    files = [CheckpointFolder(folders[n]) for n in (start, end) if n >= period]  # before, no model has entered
+    sources = tuple(file.path for file in files)
     _check_place(Path(out), sources)
-    _check_alike([files for files in (earlier, later) if files is not None])
-    now = later.open_tensors(AVERAGE_FILE)
-    before = earlier.open_tensors(AVERAGE_FILE) if earlier is not None else None
-    weights = later.open_tensors(WEIGHTS_FILE)
-    averaged = set(now.keys())
+    _check_alike(files)
+    averages = [file.open_tensors(AVERAGE_FILE) for file in files]
+    weights = files[-1].open_tensors(WEIGHTS_FILE)
+    averaged = set(averages[-1].keys())
 
     def mean(name: str) -> Tensor:
         if name not in averaged:
             tensor: Tensor = weights.get_tensor(name)
             return tensor
-        ends = {name: now.get_tensor(name)}
-        starts = {name: before.get_tensor(name)} if before is not None else {}
-        return interval_average(starts, start if has_start else 0, ends, end, period)[name]
+        before, now = ({name: average.get_tensor(name)} for average in (averages[0], averages[-1]))
+        return interval_average(before, start, now, end, period)[name]
 
-    _write(later, weights.keys(), mean, Path(out))
+    _write(files[-1], weights.keys(), mean, Path(out))
     num_models = end // period - start // period
     what = f"the mean of {num_models} models, one every {period} batches, after batch {start} and up to batch {end}"
     return Averaged(Path(out), sources, what)
@@ -245,11 +241,10 @@ def _check_alike(files: Sequence[CheckpointFolder]) -> None:
     for other in files[:-1]:
         changed = differences(last.document(CONFIG_FILE), other.document(CONFIG_FILE))
         if changed:
-            different = "; ".join(f"{name} ({found}, there {there})" for name, (there, found) in list(changed.items())[:4])
-            more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+            different = [f"{name} ({found}, there {there})" for name, (there, found) in changed.items()]
             raise CheckpointError(
-                f"{other.path} must have the configuration of {last.path}, but differs in {different}{more}; average "
-                "checkpoints of one run"
+                f"{other.path} must have the configuration of {last.path}, but differs in {first_few(different, 4)}; "
+                "average checkpoints of one run"
             )
         if other.blob(MODEL_FILE) != last.blob(MODEL_FILE):
             raise CheckpointError(

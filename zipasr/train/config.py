@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from zipasr.config import require_fields
 from zipasr.data.batching import BatchConfig
 from zipasr.errors import ConfigError
 from zipasr.lm.estimate import MAX_ORDER
@@ -50,9 +51,7 @@ class AdamConfig:
     batch, and the norm grows with it: a limit below the usual norm gives the gradients of all batches the same norm."""
 
     def __post_init__(self) -> None:
-        for name in ("factor", "warmup_batches", "max_grad_norm"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be positive, but is {getattr(self, name)}")
+        require_fields(self, "positive", "factor", "warmup_batches", "max_grad_norm")
         if not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise ConfigError(f"betas must be within 0 and 1, but are {self.betas}")
 
@@ -73,9 +72,7 @@ class ConsistencyConfig:
     """Factor on the number of time masks, and on their share of the frames, relative to `batch.spec_augment`."""
 
     def __post_init__(self) -> None:
-        for name in ("scale", "time_mask_ratio"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0.0:
-                raise ConfigError(f"{name} must be positive, but is {getattr(self, name)}")
+        require_fields(self, "positive", "scale", "time_mask_ratio")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,28 +245,19 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         counts = ("num_epochs", "average_period", "valid_interval", "save_interval", "keep_checkpoints", "log_interval")
-        for name in (*counts, "accumulate_batches", "max_skipped_batches"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, but is {getattr(self, name)}")
+        require_fields(self, "at least 1", *counts, "accumulate_batches", "max_skipped_batches")
         if self.max_batches is not None and self.max_batches < 1:
             raise ConfigError(f"max_batches must be at least 1, or none, but is {self.max_batches}")
-        rates = ("lr", "lr_batches", *(name for name in ("lr_epochs", "lr_hours") if getattr(self, name) is not None))
-        for name in (*rates, "clipping_scale", "ref_duration_s", "rank_timeout_s"):
-            if not getattr(self, name) > 0.0:
-                raise ConfigError(f"{name} must be positive, but is {getattr(self, name)}")
+        rates = ("lr", "lr_batches", "lr_epochs", "lr_hours")
+        require_fields(self, "positive", *rates, "clipping_scale", "ref_duration_s", "rank_timeout_s")
         if self.lr_epochs is not None and self.lr_hours is not None:
             raise ConfigError(
                 f"one of lr_epochs and lr_hours must be None, but they are {self.lr_epochs} and {self.lr_hours}; set one"
             )
         scales = ("simple_loss_scale", "ctc_loss_scale", "attention_loss_scale")
-        for name in (*scales, "lr_warmup_batches", "loss_warmup_batches", "num_workers", "keep_best", "max_rollbacks"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} must be 0 or more, but is {getattr(self, name)}")
-        if not 0.0 <= self.lr_warmup_start <= 1.0:
-            raise ConfigError(f"lr_warmup_start must be within 0 and 1, but is {self.lr_warmup_start}")
-        for name in ("max_lost_share", "max_unknown_share"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ConfigError(f"{name} must be within 0 and 1, but is {getattr(self, name)}")
+        warmups = ("lr_warmup_batches", "loss_warmup_batches")
+        require_fields(self, "0 or more", *scales, *warmups, "num_workers", "keep_best", "max_rollbacks")
+        require_fields(self, "within 0 and 1", "lr_warmup_start", "max_lost_share", "max_unknown_share")
         if not 0.0 < self.rollback_lr_factor <= 1.0:
             raise ConfigError(f"rollback_lr_factor must be above 0 and at most 1, but is {self.rollback_lr_factor}")
         if self.ngram_order is not None and not 1 <= self.ngram_order <= MAX_ORDER:

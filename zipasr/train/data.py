@@ -149,14 +149,10 @@ def read_cuts(path: Path) -> IndexedCuts:
 def plain_batches(
     cuts: Sequence[Any], tokenizer: Tokenizer, features: FbankConfig, *, max_duration_s: float, seed: int = 0
 ) -> Iterator[Batch]:
-    """Yield batches of cuts of similar length, the longest first, not augmented.
+    """Yield batches of cuts with text, of similar length, the longest first, not augmented.
 
-    Args:
-        cuts: cuts with text.
-        tokenizer: encodes the text as labels.
-        features: feature configuration of the model.
-        max_duration_s: maximum seconds of audio in a batch, including padding.
-        seed: random seed of the reader.
+    A batch has at most `max_duration_s` of audio, padding included.
+
     Raises:
         DataError: a cut cannot be read.
     """

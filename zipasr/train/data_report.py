@@ -140,19 +140,19 @@ class DataReport:
         if split.num_utterances == 0:
             manifest = f"train_cuts.jsonl.gz in {split.mixed_from}" if split.mixed_from else "the training manifest"
             raise DataError(f"there must be utterances to train on, but {manifest} holds none; prepare the data again")
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in split.num_lost.most_common())
+        if split.lost_share <= self.max_lost_share and split.lost_share < 1.0:
+            return
+        reasons = [f"{count:,} {reason}" for reason, count in split.num_lost.most_common()]
         if split.num_textless:
-            reasons += f"{', ' if reasons else ''}{split.num_textless:,} {Finding.NO_TEXT}"
+            reasons.append(f"{split.num_textless:,} {Finding.NO_TEXT}")
         if split.num_missing:
-            reasons += (
-                f"{', ' if reasons else ''}{split.num_missing:,} of {split.num_files_checked:,} without their recording, "
-                f"such as {split.examples[Finding.NO_RECORDING][0]}"
-            )
-        if split.lost_share > self.max_lost_share or split.lost_share >= 1.0:
-            raise DataError(
-                f"at most {self.max_lost_share:.0%} of the {split.noun} may be lost (max_lost_share), but "
-                f"{split.lost_share:.1%} of {split.num_utterances:,} would be: {reasons}; {', or '.join(_cures(split))}"
-            )
+            missing = f"{split.num_missing:,} of {split.num_files_checked:,} without their recording"
+            reasons.append(f"{missing}, such as {split.examples[Finding.NO_RECORDING][0]}")
+        raise DataError(
+            f"at most {self.max_lost_share:.0%} of the {split.noun} may be lost (max_lost_share), but "
+            f"{split.lost_share:.1%} of {split.num_utterances:,} would be: {', '.join(reasons)}; "
+            f"{', or '.join(_cures(split))}"
+        )
 
     def _require_known_characters(self, split: SplitReport) -> None:
         num_unknown = split.num_noted[Finding.UNKNOWN_CHARACTERS]

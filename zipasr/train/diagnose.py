@@ -25,6 +25,7 @@ from zipasr.nn.attention import AttentionWeights
 from zipasr.nn.constraint import MEAN_ABS_TO_RMS, Balancer, Whiten, normalized_mean
 from zipasr.nn.schedule import Schedule
 from zipasr.tokenizer import Tokenizer
+from zipasr.train.averaging import in_float64
 from zipasr.train.data import plain_batches
 from zipasr.train.folder import stored_config
 from zipasr.train.state import TRAINING_FILE, read_note
@@ -153,51 +154,38 @@ def read_speech(
     return list(plain_batches(chosen, tokenizer, features, max_duration_s=batch_duration_s))
 
 
-class _Moments:
-    """Accumulated moments over all frames of every channel, in float64."""
+class _Watcher:
+    """Hook that observes the output of one module: moments of every channel; subclasses know its limits."""
 
-    def __init__(self) -> None:
-        self.count = 0
-        self.sums: dict[str, Tensor] = {}
+    kind = "output"
 
-    def add(self, x: Tensor) -> None:
-        rows = _widened(x).reshape(-1, x.shape[-1])
-        self.count += rows.shape[0]
+    def __init__(self, name: str) -> None:
+        self.name, self.num_seen = name, 0
+        self._sums: dict[str, Tensor] = {}
+        """Over all frames seen, by moment, in float64."""
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if not (isinstance(output, Tensor) and output.is_floating_point() and output.dim() >= 2):
+            return
+        rows = in_float64(output).reshape(-1, output.shape[-1])
+        self.num_seen += rows.shape[0]
         terms = {"mean": rows.sum(0), "square": rows.square().sum(0), "positive": (rows > 0.0).double().sum(0)}
-        self.sums = {name: self.sums.get(name, 0.0) + term.cpu() for name, term in terms.items()}
+        self._sums = {name: self._sums.get(name, 0.0) + term.cpu() for name, term in terms.items()}
 
-    def mean(self, name: str) -> Tensor:
-        return self.sums[name] / self.count
+    def report(self) -> ModuleActivations:
+        return self._finished(self._figures(), 0.0)
 
-    def figures(self) -> dict[str, Any]:
-        square, positive = self.mean("square"), self.mean("positive")
+    def _moment(self, name: str) -> Tensor:
+        return self._sums[name] / self.num_seen
+
+    def _figures(self) -> dict[str, Any]:
+        square, positive = self._moment("square"), self._moment("positive")
         rms = square.sqrt()
         return {
             "rms": square.mean().sqrt().item(),
             "channel_rms": (rms.min().item(), rms.max().item()),
             "positive": (positive.min().item(), positive.max().item()),
         }
-
-
-class _Watcher:
-    """Hook that observes the output of one module; subclasses know its limits."""
-
-    kind = "output"
-
-    def __init__(self, name: str) -> None:
-        self.name, self.moments = name, _Moments()
-
-    @property
-    def num_seen(self) -> int:
-        return self.moments.count
-
-    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.is_floating_point() and output.dim() >= 2:
-            self.moments.add(output)
-
-    def report(self) -> ModuleActivations:
-        figures = self.moments.figures()
-        return self._finished(figures, 0.0)
 
     def _finished(self, figures: dict[str, Any], badness: float) -> ModuleActivations:
         is_finite = math.isfinite(figures["rms"]) if "rms" in figures else True
@@ -215,14 +203,14 @@ class _BalancerWatcher(_Watcher):
 
     def report(self) -> ModuleActivations:
         """Limits are compared as Balancer does: the share of positive values by mean / standard deviation."""
-        mean, square = self.moments.mean("mean"), self.moments.mean("square")
+        mean, square = self._moment("mean"), self._moment("square")
         std = (square - mean.square()).clamp(min=1e-20).sqrt()
         low, high = (normalized_mean(share) for share in self.positive_limits)
         ratio = mean / std
         rms = square.clamp(min=1e-20).sqrt()
         too_far = (ratio.clamp(-_SAME_SIGN, _SAME_SIGN) - ratio.clamp(low, high)).abs()
         too_loud = (rms.clamp(*self.rms_limits) / rms).log().abs()
-        figures = self.moments.figures() | {
+        figures = self._figures() | {
             "rms_limits": self.rms_limits,
             "positive_limits": self.positive_limits,
             "outside": ((too_far > 0.0) | (too_loud > 0.0)).double().mean().item(),
@@ -240,16 +228,16 @@ class _WhitenWatcher(_Watcher):
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
         super().__call__(module, inputs, output)
-        groups = _widened(output).reshape(-1, self.num_groups, output.shape[-1] // self.num_groups).transpose(0, 1)
+        groups = in_float64(output).reshape(-1, self.num_groups, output.shape[-1] // self.num_groups).transpose(0, 1)
         self.products = self.products + (groups.transpose(1, 2) @ groups).cpu()
 
     def report(self) -> ModuleActivations:
-        means = self.moments.mean("mean").view(self.num_groups, -1, 1)
-        covariance = self.products - self.moments.count * means @ means.transpose(1, 2)
+        means = self._moment("mean").view(self.num_groups, -1, 1)
+        covariance = self.products - self.num_seen * means @ means.transpose(1, 2)
         size = covariance.shape[0] * covariance.shape[1]
         mean_diag = covariance.diagonal(dim1=1, dim2=2).sum() / size
         metric = (covariance.square().sum() / size / (mean_diag.square() + 1e-20)).item()
-        figures = self.moments.figures() | {"whiteness": metric, "whiteness_limit": self.limit}
+        figures = self._figures() | {"whiteness": metric, "whiteness_limit": self.limit}
         return self._finished(figures, max(0.0, math.log(max(metric, 1e-20) / self.limit)) if metric == metric else math.inf)
 
 
@@ -258,26 +246,22 @@ class _AttentionWatcher(_Watcher):
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self.count, self.entropies, self.largest = 0, torch.zeros(()), 0.0
-
-    @property
-    def num_seen(self) -> int:
-        return self.count
+        self.entropies, self.largest = torch.zeros(()), 0.0
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        weights_NHTT = _widened(output)
+        weights_NHTT = in_float64(output)
         entropy_NHT = -torch.special.xlogy(weights_NHTT, weights_NHTT).sum(-1)
         num_keys_NHT = (weights_NHTT > 0.0).sum(-1).clamp(min=1)
         self.entropies = self.entropies + entropy_NHT.mean(2).sum(0).cpu()
         self.largest += num_keys_NHT.double().log().amax(1).mean(1).sum().item()
-        self.count += weights_NHTT.shape[0]
+        self.num_seen += weights_NHTT.shape[0]
 
     def report(self) -> ModuleActivations:
-        entropies = self.entropies / self.count
+        entropies = self.entropies / self.num_seen
         is_finite = bool(torch.isfinite(entropies).all())
         figures = {
             "entropy": (entropies.min().item(), entropies.max().item()),
-            "entropy_limit": self.largest / self.count,
+            "entropy_limit": self.largest / self.num_seen,
         }
         return self._finished(figures, 0.0 if is_finite else math.inf)
 
@@ -305,12 +289,6 @@ def _watching(model: nn.Module, progress: float, *, has_outputs: bool) -> Iterat
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _widened(x: Tensor) -> Tensor:
-    """`x` in float64; on the CPU if it is on MPS, which has no float64."""
-    x = x.detach()
-    return (x.cpu() if x.device.type == "mps" else x).double()
 
 
 def _at(limit: Schedule | float, progress: float) -> float:

@@ -20,7 +20,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
@@ -43,6 +43,10 @@ class Ranks:
 
     def __init__(self, rank: int = 0, size: int = 1, *, local_rank: int = 0) -> None:
         self.rank, self.size, self.local_rank = rank, size, local_rank
+        self.batches_per_step = size
+        """Number of batches that all ranks together take in a step, for each that is accumulated."""
+        self.steps_at_once = 1
+        """Number of steps that are computed at once, at most."""
         self._control: Any = None
         self._patient: Any = None
 
@@ -50,16 +54,6 @@ class Ranks:
     def is_main(self) -> bool:
         """Whether this is rank 0, which writes, prints and validates."""
         return self.rank == 0
-
-    @property
-    def batches_per_step(self) -> int:
-        """Number of batches that all ranks together take in a step, for each that is accumulated."""
-        return self.size
-
-    @property
-    def steps_at_once(self) -> int:
-        """Number of steps that are computed at once, at most."""
-        return 1
 
     def device(self, name: str) -> torch.device:
         """The device of this rank: with CUDA, each rank of a machine uses its own GPU.
@@ -187,7 +181,12 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            _raise_lost(self, error)
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ZipasrError(
+                f"process {self.rank} of {self.size} lost another one: it died, hangs, or the network between them broke "
+                f"({reason[:200]}). Its own message, if it could leave one, says why. Run the same command again to go on "
+                "from the last checkpoint"
+            ) from error
 
 
 def _fresh_part(store: Any, rank: int, size: int, timeout_s: float) -> Any:
@@ -225,15 +224,6 @@ def _said(store: Any, key: str) -> list[str]:
     return str(store.get(key), "ascii").split() if store.check([key]) else []
 
 
-def _raise_lost(ranks: Ranks, error: Exception) -> NoReturn:
-    reason = next(iter(str(error).splitlines()), type(error).__name__)
-    raise ZipasrError(
-        f"process {ranks.rank} of {ranks.size} lost another one: it died, hangs, or the network between them broke "
-        f"({reason[:200]}). Its own message, if it could leave one, says why. Run the same command again to go on from the "
-        "last checkpoint"
-    ) from error
-
-
 def _buckets(grads: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """Runs of gradients of one dtype with about `BUCKET_ELEMENTS` numbers in total."""
     bucket: list[Tensor] = []
@@ -252,10 +242,8 @@ def _buckets(grads: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 def joined(device_name: str, timeout_s: float, ranks: Ranks | None = None) -> Iterator[tuple[Ranks, torch.device]]:
     """Context manager: the connected ranks, and the device of this rank.
 
-    Args:
-        device_name: see `select_device`.
-        timeout_s: seconds that a rank may keep the others waiting in a step before the run fails.
-        ranks: the ranks; None: those of torchrun's environment, or a single one.
+    `ranks` are by default those of torchrun's environment, or a single one. If a rank keeps the others waiting in a step for
+    `timeout_s`, the run fails.
     """
     ranks = ranks or ranks_of_environment()
     device = ranks.device(device_name)

@@ -12,13 +12,12 @@ import torch
 
 from zipasr.alignment.emission import EmissionStats, measure_emission
 from zipasr.data.batching import Batch
-from zipasr.features import PADDING_VALUE
 from zipasr.losses.lattice import LatticeKind
 from zipasr.model import AsrModel
-from zipasr.recognizer import TAIL_PADDING_FRAMES
 from zipasr.search.comparison import SEVERAL_SYMBOLS, ComparedSearch, SearchComparison, explain_differences
 from zipasr.search.strategy import SearchConfig
 from zipasr.tokenizer import Tokenizer
+from zipasr.train.validation import label_rows, with_tail_padding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +65,8 @@ def word_errors_percent(result: ComparedSearch) -> dict[str, float]:
 def diagnose_emission(model: AsrModel, batches: Sequence[Batch], tokenizer: Tokenizer) -> EmissionReport:
     """Measure bursts, delay, and the errors of greedy searches, with the tail padding of decoding.
 
-    Args:
-        model: has a transducer head; in eval mode, on any device.
-        batches: speech with text, one view of each utterance, not augmented.
-        tokenizer: decodes labels to text.
+    The model is in eval mode; batches have one view of each utterance, not augmented.
+
     Raises:
         ValueError: the model has no transducer head.
     """
@@ -80,9 +77,8 @@ def diagnose_emission(model: AsrModel, batches: Sequence[Batch], tokenizer: Toke
     searches += [SearchConfig(method="ctc_greedy")] if model.has_ctc else []
     comparison, stats = SearchComparison(model, tokenizer, searches), EmissionStats()
     for batch in batches:
-        features = torch.nn.functional.pad(batch.features, (0, 0, 0, TAIL_PADDING_FRAMES), value=PADDING_VALUE)
-        encoded = model.encode(features.to(device), batch.feature_lens.to(device))
-        labels = [row[:length] for row, length in zip(batch.labels.tolist(), batch.label_lens.tolist(), strict=True)]
+        encoded = model.encode(with_tail_padding(batch).features.to(device), batch.feature_lens.to(device))
+        labels = label_rows(batch)
         stats = stats.plus(measure_emission(model, encoded, labels, lattice=lattice))
         comparison.add(encoded, [tokenizer.decode(ids) for ids in labels])
     return EmissionReport(stats=stats, searches=tuple(comparison.results()), lattice=lattice)

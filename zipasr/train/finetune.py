@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from zipasr.baselines.blocks import MaskedBatchNorm
+from zipasr.checkpoint import first_few
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.model import AsrConfig, AsrModel
 from zipasr.nn.lora import add_lora, lora_layers
@@ -41,14 +42,11 @@ logger = logging.getLogger(__name__)
 
 
 def begin(model: AsrModel, config: TrainConfig, tokenizer: Tokenizer, run_folder: Path | None = None) -> list[str]:
-    """Load the checkpoint's weights into a new model, freeze the configured parts, and add adapters.
+    """Load the checkpoint's weights into a new model on the CPU, in place, freeze the configured parts, and add adapters.
 
-    Args:
-        model: new model of `config.model` on the CPU, modified in place. Without finetuning this does nothing.
-        config: configuration of the run.
-        tokenizer: vocabulary of the run.
-        run_folder: folder of the run if it is resumed and loads its own checkpoint next: the original checkpoint may then
-            be missing, and the loaded weights are arbitrary.
+    Without finetuning this does nothing. `run_folder` is that of a resumed run, which loads its own checkpoint next: the
+    original checkpoint may then be missing, and the loaded weights are arbitrary.
+
     Returns:
         Log lines that describe what was done.
     Raises:
@@ -137,9 +135,8 @@ def _take_over(
             own[name].copy_(tensor)
     wrong += [f"{name} is not in the checkpoint" for name in own if _lies_in(name, parts) and name not in tensors]
     if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise ConfigError(
-            f"the model must have the shape of {source.path} in {', '.join(parts)}, but {'; '.join(wrong[:3])}{more}; leave "
+            f"the model must have the shape of {source.path} in {', '.join(parts)}, but {first_few(wrong, 3)}; leave "
             "out what sets model fields, or take over fewer finetune.parts"
         )
     return grown, [_about_vocabulary(old, new, len(pairs), list(dict.fromkeys(moved)))] if moved else []

@@ -75,35 +75,32 @@ class ResolvedRun(NamedTuple):
 
 
 def resolve_run(config: TrainConfig, out: Path, cuts: IndexedCuts, *, is_save_interval_given: bool = True) -> ResolvedRun:
-    """Configuration and vocabulary of a new run, or of the run in a folder if the settings are the same. Writes nothing.
+    """Configuration and vocabulary of a new run, or of the run in `out` if the settings are the same. Writes nothing.
 
-    Args:
-        config: configuration of the run, without the size of its vocabulary.
-        out: folder of the run.
-        cuts: training cuts.
-        is_save_interval_given: whether `save_interval` must be that of an existing run; otherwise the run keeps its own.
+    Unless `is_save_interval_given`, an existing run keeps its own `save_interval`, whatever that of `config` is.
+
     Raises:
         ConfigError: the settings or the vocabulary file changed.
         CheckpointError: the folder or the vocabulary file cannot be read.
     """
     old = stored_config(out)
     config, tokenizer = with_vocabulary(config, cuts, tokenizer_folder(out))
-    if old is not None and not is_save_interval_given:
+    if old is None:
+        return ResolvedRun(config, tokenizer, is_new=True, has_new_length=True)
+    if not is_save_interval_given:
         config = dataclasses.replace(config, save_interval=old.save_interval)
-    if old is not None:
-        changed = [
-            f"{name} (was {was}, now {value})"
-            for name, (was, value) in differences(to_json(_with_paths_of(config, old)), to_json(config)).items()
-            if name not in _MAY_CHANGE and name.partition(".")[0] not in _MAY_CHANGE
-        ]
-        if changed:
-            raise ConfigError(
-                f"{out} holds a run with other settings: {'; '.join(changed)}. Use the same settings to go on, "
-                "or another --out"
-            )
-        _check_same_vocabulary(config, old, tokenizer, out)
-    has_new_length = old is None or (old.num_epochs, old.max_batches) != (config.num_epochs, config.max_batches)
-    return ResolvedRun(config, tokenizer, is_new=old is None, has_new_length=has_new_length)
+    changed = [
+        f"{name} (was {was}, now {value})"
+        for name, (was, value) in differences(to_json(_with_paths_of(config, old)), to_json(config)).items()
+        if name not in _MAY_CHANGE and name.partition(".")[0] not in _MAY_CHANGE
+    ]
+    if changed:
+        raise ConfigError(
+            f"{out} holds a run with other settings: {'; '.join(changed)}. Use the same settings to go on, or another --out"
+        )
+    _check_same_vocabulary(config, old, tokenizer, out)
+    has_new_length = (old.num_epochs, old.max_batches) != (config.num_epochs, config.max_batches)
+    return ResolvedRun(config, tokenizer, is_new=False, has_new_length=has_new_length)
 
 
 def write_run(run: ResolvedRun, out: Path) -> None:

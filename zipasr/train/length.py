@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import NamedTuple
 
-import torch
-
 from zipasr.data.reading import read_batches
 from zipasr.device import fast_matmul, select_device
 from zipasr.errors import ConfigError
@@ -83,14 +81,7 @@ def parse_duration_s(text: str) -> float:
 
 
 def scaled_to(config: TrainConfig, num_steps: int, *, steps_per_epoch: float, made_for: Length) -> TrainConfig:
-    """A recipe scaled to a number of optimizer steps.
-
-    Args:
-        config: the recipe.
-        num_steps: steps of the run, at least `MIN_BATCHES`; it may end within an epoch.
-        steps_per_epoch: steps per epoch of its data.
-        made_for: the length that the recipe was tuned for.
-    """
+    """A recipe, tuned for the length `made_for`, scaled to `num_steps` optimizer steps; it may end within an epoch."""
     num_epochs = num_steps / steps_per_epoch
     by_steps, by_epochs = num_steps / made_for.num_steps, num_epochs / made_for.num_epochs
     every = config.average_period * max(1, round(num_steps / NUM_CHECKPOINTS / config.average_period))
@@ -163,7 +154,6 @@ def _num_steps(pace: Pace, budget_s: float, spent_s: float) -> int:
 def _measure(run: RunData, ranks: Ranks) -> Pace:
     """Train for some seconds and, on rank 0, validate once, with a temporary model."""
     (config, tokenizer, data), device = run, select_device(run.config.device)
-    torch.manual_seed(config.seed)
     state, _ = new_state(config, device, tokenizer)
     num_batches, clock = 0, time.monotonic()
     for i, number in enumerate(_turns(run, new_stepper(config, state, ranks, device), ranks), start=1):

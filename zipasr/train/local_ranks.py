@@ -58,23 +58,11 @@ class LocalRanks(Ranks):
             processes: what is at the other ends for rank 0.
         """
         super().__init__(rank, size)
+        self.batches_per_step, self.steps_at_once = 1, size  # each process computes a step of its own
         self._connections, self._processes = list(connections), list(processes)
 
-    @property
-    def batches_per_step(self) -> int:
-        """Number of batches that all processes together take in a step, for each that is accumulated: one."""
-        return 1
-
-    @property
-    def steps_at_once(self) -> int:
-        """Number of steps that are computed at once, at most: one by each process."""
-        return self.size
-
     def connect(self, device: torch.device, timeout_s: float) -> None:
-        """Do nothing: the pipes are open."""
-
-    def close(self) -> None:
-        """Do nothing: `Team` closes the pipes."""
+        """Do nothing: the pipes are open, and `Team` closes them."""
 
     def sum(self, numbers: Sequence[float]) -> list[float]:
         """Elementwise sums over the ranks; every rank must pass the same number of values."""
@@ -177,12 +165,7 @@ class Team:
     def call(self, function: Callable[..., T], *args: Any, **named: Any) -> T:
         """Call a function in all processes, with `ranks` as a further argument (None if there is one process).
 
-        Args:
-            function: can be pickled, as can its arguments; the processes do the same in it.
-            args: its arguments.
-            named: its named arguments.
-        Returns:
-            The result in this process.
+        It and its arguments can be pickled, and the processes do the same in it. Returns its result in this process.
         """
         for i in range(len(self._connections)):
             assert self.ranks is not None

@@ -112,7 +112,6 @@ def train(
 def _begin(setup: RunSetup, *, is_quiet: bool) -> tuple[RunLog, TrainState]:
     """The state to continue from, and the log opened at its position."""
     config, out, ranks, plan = setup.config, setup.out, setup.ranks, setup.plan
-    torch.manual_seed(config.seed)
     state, notes = new_state(config, setup.device, setup.tokenizer, out)
     if not ranks.is_main:
         torch.manual_seed(stable_seed(config.seed, ranks.rank))  # masks differ between the ranks, weights do not
@@ -155,7 +154,6 @@ class _Run:
         if self.config.use_compile:
             compile_blocks(state.model.encoder)
         self.last_validated = -1
-        self.last_metrics: dict[str, float] = {}
         self.last_saved = state.position.num_steps
         self.clock = time.monotonic()
 
@@ -292,11 +290,10 @@ class _Run:
         if self.ranks.is_main:
             remove_old(self.out, self.config.keep_checkpoints, b, self.config.save_interval)
 
-    def validate(self, *, is_last: bool = False) -> dict[str, float]:
+    def validate(self, *, is_last: bool = False) -> None:
         """Average the model, evaluate it on dev and write it to the `model` folder on rank 0; the other ranks wait."""
-        self.last_metrics = self.ranks.from_main(lambda: self._validator.validate(is_last=is_last))
+        self.ranks.from_main(lambda: self._validator.validate(is_last=is_last))
         self.last_validated = self.state.position.num_steps
-        return self.last_metrics
 
     @property
     def _validator(self) -> Validator:
@@ -315,7 +312,6 @@ class _Run:
             self._give_up()
 
         def initial_state() -> TrainState:
-            torch.manual_seed(config.seed)
             return new_state(config, torch.device("cpu"), self.setup.tokenizer)[0]
 
         number = self.ranks.from_main(lambda: roll_back(self.out, divergence, config, self.setup.tokenizer, initial_state))
@@ -349,12 +345,12 @@ class _Run:
             self.save()
         if self.last_validated != position.num_steps:
             self.validate(is_last=True)
-        self.last_metrics = self.ranks.from_main(lambda: self._validator.choose())
+        metrics = self.ranks.from_main(lambda: self._validator.choose())
         validator = self.validator
         return TrainReport(
             self.out,
             position.num_steps,
-            self.last_metrics["wer"],
+            metrics["wer"],
             self._speed(),
             is_main=self.ranks.is_main,
             validation=validator.last if validator is not None else None,

@@ -19,15 +19,15 @@ from zipasr.progress import Progress, write_line
 
 _WENT_BACK = "went_back"
 """Kind of the line that marks a rollback."""
+_WARNING_INTERVAL_S = 60.0
 
 
 class Sparing(logging.Filter):
-    """Logging filter that limits warnings and counts suppressed ones, because clipping warnings come in bursts."""
+    """Logging filter that passes one warning per minute and counts the others, because clipping warnings come in bursts."""
 
-    def __init__(self, interval_s: float = 60.0) -> None:
-        """Pass at most one warning per `interval_s` seconds."""
+    def __init__(self) -> None:
         super().__init__()
-        self.interval_s, self._next_s, self._num_held = interval_s, -math.inf, 0
+        self._next_s, self._num_held = -math.inf, 0
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a record passes; only warnings are limited."""
@@ -39,7 +39,7 @@ class Sparing(logging.Filter):
             return False
         if self._num_held:
             record.msg, record.args = f"{record.getMessage()} (and {self._num_held} like it before)", None
-        self._next_s, self._num_held = now_s + self.interval_s, 0
+        self._next_s, self._num_held = now_s + _WARNING_INTERVAL_S, 0
         return True
 
 

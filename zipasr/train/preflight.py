@@ -81,12 +81,8 @@ def examine(
 ) -> DataReport:
     """Apply every rule that needs no audio to the cuts of "train", "dev" and optionally "test" and what is mixed in.
 
-    Args:
-        config: configuration of the run.
-        tokenizer: vocabulary of the run.
-        splits: Lhotse cuts, those to train on first; "mix.0" is from `config.mix[0]`. Of a sequence with more than `most`
-            cuts, an evenly spread sample is checked; of an iterable, the first ones.
-        most: maximum number of checked utterances per split.
+    Cuts to train on come first in `splits`; "mix.0" is from `config.mix[0]`. Of a sequence with more than `most` cuts, an
+    evenly spread sample is checked; of an iterable, the first ones.
     """
     trained, spellings = _Trained(), Spellings()
     reports = {}

@@ -89,10 +89,9 @@ class ProbeReport:
 def probe(config: TrainConfig, out: Path, *, num_processes: int = 1) -> ProbeReport:
     """Find the largest safe `batch.max_duration_s` of a run; nothing is written.
 
-    Args:
-        config: configuration of the run.
-        out: folder of the run, whose vocabulary is used if the run has started.
-        num_processes: processes of this machine that will train together, each with a batch and an equal part of the memory.
+    The vocabulary of the run in `out` is used if it has started. Each of `num_processes` of this machine that will train
+    together has a batch and an equal part of the memory.
+
     Raises:
         ConfigError: the device or its precision is not available.
         DataError: the data cannot be used.
@@ -227,7 +226,6 @@ class _Trier:
     """Takes training steps on random batches, with its own model."""
 
     def __init__(self, config: TrainConfig, tokenizer: Tokenizer, device: torch.device) -> None:
-        torch.manual_seed(config.seed)
         self.config, self.device = config, device
         self.state, _ = new_state(config, device, tokenizer)
         if config.use_activation_checkpointing:

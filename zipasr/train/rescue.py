@@ -4,6 +4,7 @@ A rollback changes the run folder: the good checkpoint is rewritten with the low
 deleted. The run then resumes from the folder as after any stop, so that a kill in between changes nothing.
 """
 
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zipasr.checkpoint import CheckpointFolder, checkpoint_folders
+from zipasr.checkpoint import CheckpointFolder, checkpoint_folders, first_few
 from zipasr.data.batching import Batch
 from zipasr.errors import CheckpointError
 from zipasr.model import WEIGHTS_FILE
@@ -20,14 +21,7 @@ from zipasr.randomness import set_random_state
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import TrainConfig
 from zipasr.train.metrics import forget_after
-from zipasr.train.state import (
-    DivergenceState,
-    TrainState,
-    best_folders,
-    checkpoint_path,
-    read_note,
-    rewrite,
-)
+from zipasr.train.state import DivergenceState, TrainState, best_folders, checkpoint_path, read_note, rewrite
 from zipasr.train.step import Stepper, halves
 
 _NUM_LISTED = 4
@@ -42,7 +36,7 @@ def good_checkpoints(out: Path) -> dict[int, DivergenceState]:
             weights = CheckpointFolder(folder).tensors(WEIGHTS_FILE)
         except CheckpointError:
             continue
-        if divergence.num_skipped == 0 and all(bool(torch.isfinite(t).all()) for t in weights.values()):
+        if divergence.num_skipped == 0 and all(map(_is_finite, weights.values())):
             good[number] = divergence
     return good
 
@@ -54,14 +48,8 @@ def roll_back(
 
     If the run was already rolled back to that checkpoint and diverged again without a newer one, the one before is used.
     Without any, the run starts over. Checkpoints of an interruption do not count, so that interruptions change nothing.
-    Models in `best/` of later validations are deleted, and later lines in the log of metrics become invalid.
-
-    Args:
-        out: the run folder, which is modified.
-        divergence: the current divergence state.
-        config: configuration of the run.
-        tokenizer: vocabulary of the run.
-        new_state: creates the initial state of the run.
+    Models in `best/` of later validations are deleted, and later lines in the log of metrics become invalid. `divergence`
+    is the current state, and `new_state` creates the initial state of the run.
     """
     good = {n: before for n, before in good_checkpoints(out).items() if n % config.save_interval == 0}
     number = max((n for n in good if n not in divergence.returned_to), default=0)
@@ -84,10 +72,7 @@ def roll_back(
 def diagnosis(stepper: Stepper, batches: Sequence[Batch], num_steps: int) -> str:
     """Diagnosis of a failed step, on one screen: the step is repeated, without the update, with hooks on every module.
 
-    Args:
-        stepper: stepper that took the step; its gradients are lost.
-        batches: batches of the step.
-        num_steps: number of the step.
+    The gradients of `stepper`, which took the step on these batches, are lost.
     """
     model, optimizer = stepper.state.model, stepper.state.optimizer
     bad_weights = [name for name, p in model.named_parameters() if not _is_finite(p)]
@@ -108,14 +93,14 @@ def diagnosis(stepper: Stepper, batches: Sequence[Batch], num_steps: int) -> str
     finally:
         watch.remove()
         optimizer.zero_grad(set_to_none=True)
-    is_loss_finite = all(total - total == 0.0 for total in totals)
+    is_loss_finite = all(map(math.isfinite, totals))
     alone = _bad_alone(stepper, batches, num_steps) if not is_loss_finite else []
     lines = [
         f"diagnosis of step {num_steps}: learning rate {optimizer.param_groups[0]['lr']:.4g}, loss "
         f"{', '.join(f'{total:.4g}' for total in totals) or 'unknown'}{watch.note}",
         f"  utterances: {_few([name for batch in batches for name in batch.ids])}",
         f"  first module whose output is not finite: {watch.first or 'none'}",
-        f"  largest outputs: {_few([f'{name} {value:.3g}' for name, value in watch.loudest()])}",
+        f"  largest outputs: {_few([f'{name} {value:.3g}' for name, value in _largest(watch.peaks)])}",
         f"  largest gradients: {_few([f'{name} {value:.3g}' for name, value in _largest(norms)])}",
         f"  parameters that are not finite: {_few(bad_weights)}",
         f"  utterances whose loss is not finite alone: {_few(alone)}",
@@ -164,15 +149,12 @@ class _Watch:
             for tensor in _tensors(out):
                 if tensor.is_floating_point() and tensor.numel():
                     peak = tensor.detach().abs().max().item()
-                    if peak - peak != 0.0:
-                        self.first = self.first or name
-                    else:
+                    if math.isfinite(peak):
                         self.peaks[name] = max(peak, self.peaks.get(name, 0.0))
+                    else:
+                        self.first = self.first or name
 
         return look
-
-    def loudest(self) -> list[tuple[str, float]]:
-        return _largest(self.peaks)
 
     def remove(self) -> None:
         for hook in self._hooks:
@@ -213,11 +195,9 @@ def _is_finite(tensor: Tensor) -> bool:
 
 def _largest(values: dict[str, float]) -> list[tuple[str, float]]:
     """The largest values, with non-finite ones first."""
-    return sorted(values.items(), key=lambda item: item[1] if item[1] == item[1] else float("inf"), reverse=True)[
-        :_NUM_LISTED
-    ]
+    ordered = sorted(values.items(), key=lambda item: math.inf if math.isnan(item[1]) else item[1], reverse=True)
+    return ordered[:_NUM_LISTED]
 
 
 def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NUM_LISTED} more" if len(names) > _NUM_LISTED else ""
-    return (", ".join(names[:_NUM_LISTED]) + more) or "none"
+    return first_few(names, _NUM_LISTED, separator=", ") or "none"

@@ -124,11 +124,9 @@ def with_vocabulary(
 ) -> tuple[TrainConfig, Tokenizer]:
     """The configuration of a run with the size of its vocabulary, and the vocabulary.
 
-    Args:
-        config: configuration of the run.
-        cuts: the training cuts; the texts of data to mix in are read too.
-        tokenizer_folder: the vocabulary of a run that has started; otherwise it is that of the model to finetune, or learned
-            from the texts.
+    It is that of `tokenizer_folder` if the run has started, that of the model to finetune, or learned from the texts of the
+    training cuts and of data to mix in.
+
     Raises:
         CheckpointError: a vocabulary cannot be read.
         ConfigError: the vocabulary can only be decoded.

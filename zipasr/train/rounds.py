@@ -67,16 +67,10 @@ def read_rounds(
 
 
 def plan_rounds(plan: BatchPlan, config: TrainConfig, start: Position, size: int) -> Iterator[Round]:
-    """Yield the rounds from a position to the end of a run.
+    """Yield the rounds from a position to the end of a run, of at most `size` steps: one for each process.
 
     A round ends with its epoch, and where a checkpoint or a validation is due. Those of a resumed run therefore are those of
     a run that was not interrupted.
-
-    Args:
-        plan: batches of the run.
-        config: configuration of the run.
-        start: where to start.
-        size: number of processes, thus the most steps in a round.
     """
     num_steps, limit = start.num_steps, config.max_batches or math.inf
     for epoch in range(start.epoch, config.num_epochs):

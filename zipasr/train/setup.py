@@ -57,16 +57,10 @@ def set_up(
     *,
     is_save_interval_given: bool = True,
 ) -> RunSetup:
-    """Open or create the run in a locked folder, and check its data.
+    """Open or create the run in a locked folder, and check its data; all ranks must call this.
 
-    Args:
-        config: configuration of the run, without the size of its vocabulary.
-        out: folder of the run.
-        ranks: all ranks must call this.
-        device: device of this rank.
-        cuts: training cuts.
-        dev_cuts: cuts to validate on.
-        is_save_interval_given: see `loop.train`.
+    `config` lacks the size of the vocabulary; for `is_save_interval_given` see `loop.train`.
+
     Raises:
         ConfigError: `out` holds a run with other settings or data.
         DataError: the data cannot be used.
@@ -128,11 +122,8 @@ class RunData(NamedTuple):
 
 
 def open_data(config: TrainConfig, tokenizer_folder: Path | None = None) -> RunData:
-    """The data of a run, without writing anything.
+    """The data of a run, without writing anything; see `with_vocabulary`.
 
-    Args:
-        config: configuration of the run.
-        tokenizer_folder: see `with_vocabulary`.
     Raises:
         DataError: the data cannot be used.
         CheckpointError: the vocabulary cannot be read.
@@ -145,10 +136,11 @@ def open_data(config: TrainConfig, tokenizer_folder: Path | None = None) -> RunD
 def new_state(
     config: TrainConfig, device: torch.device, tokenizer: Tokenizer, run_folder: Path | None = None
 ) -> tuple[TrainState, list[str]]:
-    """The state of a run at its start, and log lines about finetuning.
+    """The state of a run at its start, and log lines about finetuning. Seeds torch's global generators.
 
     With the folder of a run that has checkpoints and loads one next, the checkpoint to finetune may be missing.
     """
+    torch.manual_seed(config.seed)
     model = AsrModel(config.model)
     notes = begin(model, config, tokenizer, run_folder)
     model.to(device)

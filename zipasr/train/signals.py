@@ -25,11 +25,8 @@ def stop_request(*, is_helper: bool = False) -> Iterator[StopRequest]:
     """Context manager that turns the first SIGINT or SIGTERM into a request; a second SIGINT interrupts at once.
 
     It has no effect outside the main thread. Under torchrun a second SIGINT is ignored, because the agent forwards a
-    signal that the terminal has already sent.
-
-    Args:
-        is_helper: whether another process, which started this one, reports what happens and takes care of Ctrl-C. Then
-            only SIGTERM is a request, and nothing is written.
+    signal that the terminal has already sent. In a helper of another process, which reports what happens and takes care of
+    Ctrl-C, only SIGTERM is a request, and nothing is written.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zipasr import checkpoint
 from zipasr.checkpoint import checkpoint_folders
@@ -292,39 +292,28 @@ def remove_old(run_folder: Path, keep: int, newest: int, save_interval: int = 1)
 
 def keep_best(
     run_folder: Path,
-    model: nn.Module,
+    model: AsrModel,
     tokenizer: Tokenizer,
     metrics: Mapping[str, float],
     num_steps: int,
     keep: int,
     *,
-    beside: Mapping[str, bytes] | None = None,
-) -> Path | None:
+    beside: Mapping[str, bytes],
+) -> None:
     """Write the model of a validation to `best/` if it is among the `keep` with the lowest error rates; delete the others.
 
-    Args:
-        run_folder: the folder of the run.
-        model: the model.
-        tokenizer: its tokenizer.
-        metrics: those of the validation, with `wer`.
-        num_steps: steps of the run so far.
-        keep: number of models to keep.
-        beside: name -> content of the files of its default search.
-    Returns:
-        The path of the written model, or None.
+    `metrics` are those of the validation, with `wer`; `beside` is name -> content of the files of its default search.
     """
     found = {path: validation_wer(path) for path in best_folders(run_folder).values()}
     own = run_folder / "best" / f"batch-{num_steps:08d}"
     found[own] = metrics["wer"]
     best = sorted(found, key=lambda path: (found[path], path.name))[:keep]
     if own in best:
-        assert isinstance(model, AsrModel)
         documents, tensors, blobs = model.to_files(tokenizer)
         documents[VALIDATION_FILE] = dict(metrics)
         checkpoint.write_folder(own, documents=documents, tensors=tensors, blobs=blobs, replaceable=beside)
     for path in found.keys() - set(best):
         shutil.rmtree(path, ignore_errors=True)
-    return own if own in best else None
 
 
 def validation_wer(folder: Path) -> float:

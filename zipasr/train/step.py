@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from zipasr.checkpoint import first_few
 from zipasr.data.batching import Batch
 from zipasr.device import DTYPES
 from zipasr.encoder.rates import FEATURE_RATE_HZ
@@ -24,6 +25,8 @@ from zipasr.train.distributed import Ranks
 from zipasr.train.state import TrainState
 
 _OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "std::bad_alloc")
+_NUM_LISTED = 8
+"""Number of utterances that a message names."""
 
 
 class StepResult(NamedTuple):
@@ -248,7 +251,7 @@ class Stepper:
     def _problems(self, found: _Gradients, own: Sequence[Batch], is_loss_bad: bool, is_bad: bool) -> tuple[str, ...]:
         """Collect the messages of all ranks; all ranks must call this."""
         said = []
-        names = _listed([name for batch in own for name in batch.ids])
+        names = first_few([name for batch in own for name in batch.ids], _NUM_LISTED, separator=", ")
         if is_loss_bad:
             said.append(f"skipped a batch whose loss is {found.losses['loss']}: {names}")
         elif is_bad and self.config.precision == "float16":
@@ -258,7 +261,8 @@ class Stepper:
         elif is_bad:
             said.append(f"skipped a batch whose gradients are not finite: {names}")
         if found.unfit:
-            said.append(f"skipped utterances that do not fit into memory even alone: {_listed(found.unfit)}")
+            unfit = first_few(found.unfit, _NUM_LISTED, separator=", ")
+            said.append(f"skipped utterances that do not fit into memory even alone: {unfit}")
         elif found.num_pieces > len(own):
             said.append(
                 f"out of memory: took a batch in {found.num_pieces} pieces ({names}); lower batch.max_duration_s if this "
@@ -322,8 +326,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return ", ".join(names[:8]) + more

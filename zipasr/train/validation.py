@@ -1,12 +1,10 @@
 """Validation during training: losses of the averaged model on the dev set, and error rates of its searches."""
 
-import functools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from zipasr.alignment.emission import EmissionStats, measure_emission
 from zipasr.data.batching import Batch
@@ -14,7 +12,6 @@ from zipasr.features import PADDING_VALUE
 from zipasr.lm.arpa import NgramGraph
 from zipasr.lm.ngram_file import ngram_of_texts
 from zipasr.model import AsrModel
-from zipasr.nn.encoded import Encoded
 from zipasr.recognizer import TAIL_PADDING_FRAMES
 from zipasr.search.comparison import ComparedSearch, ScaleTuning, SearchComparison, best_search, searches_to_compare
 from zipasr.search.default_search import DefaultSearch
@@ -113,8 +110,8 @@ def validate(
             num_utterances += len(batch.ids)
         else:
             others.add(encoded, [texts[name] for name in batch.ids])
-        if model.has_transducer and i % emission_stride == 0:
-            emission = emission.plus(_emission(model, encoded, batch.labels, batch.label_lens))
+        if lattice is not None and i % emission_stride == 0:
+            emission = emission.plus(measure_emission(model, encoded, label_rows(batch), lattice=lattice))
     results = compared.results()
     metrics = {f"{name}_loss": total / max(audio_s, 1e-9) for name, total in losses.items()}
     for name, search, rest in zip(greedy, greedy.values(), others.results(), strict=True):
@@ -145,12 +142,6 @@ def text_ngram(config: TrainConfig, texts: Iterable[str], tokenizer: Tokenizer) 
     return ngram_of_texts(texts, tokenizer, order=config.ngram_order)
 
 
-def _emission(model: AsrModel, encoded: Encoded, labels_NS: Tensor, label_lens: Tensor) -> EmissionStats:
-    assert model.config.transducer is not None
-    labels = [row[:length].tolist() for row, length in zip(labels_NS, label_lens.tolist(), strict=True)]
-    return measure_emission(model, encoded, labels, lattice=model.config.transducer.lattice)
-
-
 def _figures(emission: EmissionStats) -> dict[str, float]:
     """Numbers for the log about the emissions of a transducer."""
     figures = {"burst_share": emission.burst_share, "delay_s": emission.delay_s}
@@ -162,5 +153,15 @@ def validation_batches(cuts: Any, tokenizer: Tokenizer, config: TrainConfig) -> 
     batches = plain_batches(
         cuts, tokenizer, config.model.features, max_duration_s=config.batch.max_duration_s, seed=config.seed
     )
-    pad = functools.partial(torch.nn.functional.pad, pad=(0, 0, 0, TAIL_PADDING_FRAMES), value=PADDING_VALUE)
-    return [batch._replace(features=pad(batch.features)) for batch in batches]
+    return [with_tail_padding(batch) for batch in batches]
+
+
+def with_tail_padding(batch: Batch) -> Batch:
+    """A batch with the padding that decoding appends to each utterance."""
+    padded = torch.nn.functional.pad(batch.features, (0, 0, 0, TAIL_PADDING_FRAMES), value=PADDING_VALUE)
+    return batch._replace(features=padded)
+
+
+def label_rows(batch: Batch) -> list[list[int]]:
+    """The labels of each utterance, without padding."""
+    return [row[:length] for row, length in zip(batch.labels.tolist(), batch.label_lens.tolist(), strict=True)]

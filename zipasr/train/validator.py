@@ -1,6 +1,5 @@
 """What rank 0 of a run does at each validation: average the model, measure it on dev, write it and its default search."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -39,8 +38,8 @@ class Validator:
         if (graph := text_ngram(setup.config, setup.data.epoch_texts(), setup.tokenizer)) is not None:
             self._ngram, self._ngram_file = TokenNgram(NgramModel(graph), setup.tokenizer), ngram_to_bytes(graph)
 
-    def validate(self, *, is_last: bool = False) -> dict[str, float]:
-        """Average the model, evaluate it on dev and write it to `model/`, and among the best to `best/`; metrics.
+    def validate(self, *, is_last: bool = False) -> None:
+        """Average the model, evaluate it on dev and write it to `model/`, and among the best to `best/`.
 
         The last time, `choose` writes it to `model/`.
         """
@@ -63,14 +62,9 @@ class Validator:
         if findings and not self._has_warned and found.best.wer < _LEARNED_WER:
             self._has_warned = True
             self.log.message("\n".join(f"note: {finding}" for finding in findings))
-        return metrics
 
     def choose(self) -> dict[str, float]:
-        """At the end, write the model of the run: the last one, or if configured so, the one with the lowest error rate.
-
-        Returns:
-            Its metrics.
-        """
+        """At the end, write the model of the run (`TrainConfig.selection`); returns its metrics."""
         found = self._chosen()
         if found is not self._written:
             self._write_model(found)
@@ -79,30 +73,24 @@ class Validator:
     def _chosen(self) -> Validation:
         """Load the model with the lowest error rate, if configured so, and measure it; else the last validation."""
         assert self.last is not None
-        folders, b = best_folders(self.setup.out), self.state.position.num_steps
-        if self.setup.config.selection == "last" or not folders:
+        if self.setup.config.selection == "last":
             return self.last
+        last_wer, folders = self.last.metrics["wer"], best_folders(self.setup.out)
         rates = {number: validation_wer(folder) for number, folder in folders.items()}
-        better = [number for number in rates if rates[number] < self.last.metrics["wer"]]
-        best = self._load_first(folders, sorted(better, key=lambda number: (rates[number], -number)))
-        if best is None:
-            return self.last
-        self.log.message(
-            f"the model of batch {best} has a lower error rate on dev than that of batch {b}, {rates[best]:.2f} % and "
-            f"{self.last.metrics['wer']:.2f} %; it becomes the model of the run"
-        )
-        return self._evaluated()
-
-    def _load_first(self, folders: Mapping[int, Path], numbers: Sequence[int]) -> int | None:
-        """Load the first of the models that is not damaged, and return its number; None: there is none."""
-        for number in numbers:
+        better = [number for number in rates if rates[number] < last_wer]
+        for number in sorted(better, key=lambda number: (rates[number], -number)):
             try:
                 self._model.load_state_dict(AsrModel.load(folders[number])[0].state_dict())
             except CheckpointError as error:
                 self.log.message(f"{folders[number]} is damaged, so it cannot become the model of the run: {error}")
-            else:
-                return number
-        return None
+                continue
+            self.log.message(
+                f"the model of batch {number} has a lower error rate on dev than that of batch "
+                f"{self.state.position.num_steps}, {rates[number]:.2f} % and {last_wer:.2f} %; it becomes the model of the "
+                "run"
+            )
+            return self._evaluated()
+        return self.last
 
     def findings(self) -> tuple[str, ...]:
         """Findings from the differences between the searches of the last validation."""
