@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zipasr.cli.flags import refuse_without
 from zipasr.cli.keyword_evaluation import add_keyword_evaluation_options, check_keyword_evaluation, evaluate_spotter
 from zipasr.cli.model_argument import add_model_argument
 from zipasr.cli.search_options import add_chunk_options, add_search_options, load_recognizer
@@ -265,8 +266,7 @@ def _tune(args: argparse.Namespace, recognizer: "Recognizer", references: "Refer
 
 
 def _check_rejection(args: argparse.Namespace) -> None:
-    if args.graph is None:
-        raise ConfigError("--tune-rejection has no effect without --graph; give that too, or leave --tune-rejection out")
+    refuse_without(args, "graph", "tune_rejection")
     if args.tune is not None or args.calibration or args.compare or args.out:
         raise ConfigError(
             "--tune-rejection gives a threshold, but --tune, --calibration, --compare and --out give other results; use "

@@ -4,6 +4,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
+from zipasr.cli.flags import refuse_without
 from zipasr.cli.keyword_options import add_keyword_file_option
 from zipasr.cli.model_argument import add_model_argument, fetch_model
 from zipasr.cli.threads import use_threads
@@ -69,10 +70,7 @@ def run(args: argparse.Namespace) -> int:
     if args.int8:
         print(_output(_export_int8(args), args))
         return 0
-    for flag in ("cuts", "max_wer_increase"):
-        if getattr(args, flag) is not None:
-            shown = f"--{flag.replace('_', '-')}"
-            raise ConfigError(f"{shown} has no effect without --int8; give that too, or leave {shown} out")
+    refuse_without(args, "int8", "cuts", "max_wer_increase")
     precision: Precision = "float16" if args.fp16 else "float32"
     report = export_model(
         args.model,

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zipasr.cli.keyword_options import add_keyword_file_option, add_spotter_options, check_keyword_flags, make_spotter
+from zipasr.cli.flags import flag, refuse_without
+from zipasr.cli.keyword_options import SPOTTER_FLAGS, add_keyword_file_option, add_spotter_options, make_spotter
 from zipasr.cli.recordings import write_result
 from zipasr.errors import ConfigError
 
@@ -63,12 +64,8 @@ def check_keyword_evaluation(args: argparse.Namespace) -> None:
     Raises:
         ConfigError: they are.
     """
-    check_keyword_flags(args)
+    refuse_without(args, "keywords", *SPOTTER_FLAGS, "negatives", "max_alarms", "save_keywords")
     if args.keywords is None:
-        for name in ("negatives", "max_alarms", "save_keywords"):
-            if getattr(args, name) is not None:
-                flag = f"--{name.replace('_', '-')}"
-                raise ConfigError(f"{flag} has no effect without --keywords; give that too, or leave {flag} out")
         return
     if args.save_keywords and args.boost == 0:
         raise ConfigError("a boost of 0 cannot be saved, since 0 means the default in a file; leave --save-keywords out")
@@ -76,8 +73,7 @@ def check_keyword_evaluation(args: argparse.Namespace) -> None:
         raise ConfigError("--search has no effect with --keywords, which the transducer finds; leave one out")
     for name in _OTHERS:
         if getattr(args, name) not in (None, False):
-            flag = f"--{name.replace('_', '-')}"
-            raise ConfigError(f"{flag} has no effect with --keywords; leave one out, or use two commands")
+            raise ConfigError(f"{flag(name)} has no effect with --keywords; leave one out, or use two commands")
 
 
 def evaluate_spotter(args: argparse.Namespace, recognizer: "Recognizer", references: "References") -> int:

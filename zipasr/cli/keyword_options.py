@@ -3,12 +3,13 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from zipasr.errors import ConfigError
+from zipasr.cli.flags import given
 
 if TYPE_CHECKING:
     from zipasr.recognizer import KeywordSpotter, Recognizer, SpotterConfig
 
-_FLAGS = ("boost", "threshold", "trailing_blanks", "refractory_s", "near", "paths")
+SPOTTER_FLAGS = ("boost", "threshold", "trailing_blanks", "refractory_s", "paths")
+"""Names of the flags of `add_spotter_options`."""
 
 
 def add_keyword_file_option(parser: argparse.ArgumentParser, what: str, *, is_required: bool = False) -> None:
@@ -61,18 +62,6 @@ def add_near_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_keyword_flags(args: argparse.Namespace) -> None:
-    """Check that no flag of keyword spotting is given without `--keywords`.
-
-    Raises:
-        ConfigError: one is.
-    """
-    for name in _FLAGS:
-        if args.keywords is None and getattr(args, name, None) is not None:
-            flag = f"--{name.replace('_', '-')}"
-            raise ConfigError(f"{flag} has no effect without --keywords; give that too, or leave {flag} out")
-
-
 def spotter_config(args: argparse.Namespace) -> "SpotterConfig":
     """The search for keywords that the flags configure.
 
@@ -81,14 +70,14 @@ def spotter_config(args: argparse.Namespace) -> "SpotterConfig":
     """
     from zipasr.recognizer import SpotterConfig
 
-    given = {
-        "max_symbols_per_frame": args.max_symbols_per_frame,
-        "beam": args.paths,
-        "num_trailing_blanks": args.trailing_blanks,
-        "refractory_s": args.refractory_s,
+    fields = {
+        "max_symbols_per_frame": "max_symbols_per_frame",
+        "paths": "beam",
+        "trailing_blanks": "num_trailing_blanks",
+        "refractory_s": "refractory_s",
+        "near": "near",
     }
-    settings = {name: value for name, value in given.items() if value is not None}
-    return SpotterConfig(near=getattr(args, "near", None), **settings)
+    return SpotterConfig(**{fields[name]: value for name, value in given(args, fields).items()})
 
 
 def make_spotter(args: argparse.Namespace, recognizer: "Recognizer") -> "KeywordSpotter":

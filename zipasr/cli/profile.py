@@ -5,6 +5,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from zipasr.cli.flags import flag, given
 from zipasr.cli.model_argument import local_path
 from zipasr.errors import ConfigError, ZipasrError
 
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
     _check(args)
     names = list(TABLE_2) if args.all else [args.model]
-    chosen = {name: getattr(args, name) for name in _MEASURING if getattr(args, name) is not None}
+    chosen = given(args, _MEASURING)
     profiles, num_failed = [], 0
     for name in track(names, "profile", unit="models"):
         config, measured = find_config(local_path(name)), None
@@ -90,11 +91,11 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     """Raise ConfigError for flags that contradict each other or have no effect."""
     if args.all == (args.model is not None):
-        given = "both are; leave one out" if args.all else "neither is; name a model, or ask for the whole table"
-        raise ConfigError(f"either NAME_OR_FOLDER or --all must be given, but {given}")
+        found = "both are; leave one out" if args.all else "neither is; name a model, or ask for the whole table"
+        raise ConfigError(f"either NAME_OR_FOLDER or --all must be given, but {found}")
     if args.plot and not (args.all and args.time):
         raise ConfigError("--plot plots the times of the whole table; use it with --all and without --no-time")
-    useless = [f"--{name}" for name in _MEASURING if getattr(args, name) is not None]
+    useless = [flag(name) for name in given(args, _MEASURING)]
     if useless and not args.time:
         raise ConfigError(f"{', '.join(useless)} would have no effect with --no-time; leave one of them out")
     if args.plot:

@@ -5,6 +5,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from zipasr.cli.device_options import add_device_option, add_precision_option
+from zipasr.cli.flags import given, refuse_without
 from zipasr.cli.model_argument import fetch_model
 from zipasr.cli.threads import add_threads_option, divide_threads, use_threads
 from zipasr.errors import ConfigError
@@ -151,12 +152,10 @@ def search_config(args: argparse.Namespace) -> "SearchConfig":
     """
     from zipasr.search.strategy import SearchConfig
 
-    needed = [("lm_scale", "lm"), ("lodr_scale", "lodr"), ("hotword_boost", "hotwords")]
-    needed += [(name, "graph") for name in ("graph_beam_nats", "max_states", "max_contexts")]
-    for scale, of in needed:
-        if getattr(args, scale) is not None and getattr(args, of) is None:
-            flag = f"--{scale.replace('_', '-')}"
-            raise ConfigError(f"{flag} has no effect without --{of}; give that too, or leave {flag} out")
+    refuse_without(args, "lm", "lm_scale")
+    refuse_without(args, "lodr", "lodr_scale")
+    refuse_without(args, "hotwords", "hotword_boost")
+    refuse_without(args, "graph", "graph_beam_nats", "max_states", "max_contexts")
     return SearchConfig(method=args.search, **_given(args))
 
 
@@ -164,8 +163,7 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
     """The fields of `SearchConfig` that flags set, without the method."""
     from zipasr.search.strategy import SearchConfig
 
-    names = [field.name for field in dataclasses.fields(SearchConfig)]
-    return {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
+    return given(args, [field.name for field in dataclasses.fields(SearchConfig)])
 
 
 def load_recognizer(

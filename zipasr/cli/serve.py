@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from zipasr.cli.flags import given
 from zipasr.cli.keyword_options import add_keyword_file_option
 from zipasr.cli.memory import uncollected_imports
 from zipasr.cli.model_argument import add_model_argument
@@ -121,13 +122,11 @@ def run(args: argparse.Namespace) -> int:
         from zipasr.serve.server import check_packages
 
     check_packages()
-    names = [field.name for field in dataclasses.fields(ServeConfig)]
-    given = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
-    given.pop("keywords", None)
+    settings = given(args, [field.name for field in dataclasses.fields(ServeConfig)])
     if args.keywords is not None:
-        given["keywords"] = read_keywords(args.keywords)
-    given |= {name: tuple(values) for name, values in given.items() if isinstance(values, list)}
-    config = ServeConfig(api_key=_api_key(args.api_key_file), **given)
+        settings["keywords"] = read_keywords(args.keywords)
+    settings |= {name: tuple(values) for name, values in settings.items() if isinstance(values, list)}
+    config = ServeConfig(api_key=_api_key(args.api_key_file), **settings)
     name = model_name(args.model)
     recognizer = load_recognizer(args, long_recordings=LongRecordingConfig(use_vad=args.vad), num_workers=config.workers)
 
