@@ -1,7 +1,9 @@
 """The flags of verbs that read recordings, and their output files: one per recording, named after it."""
 
 import argparse
+import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -120,6 +122,13 @@ def refuse_overwriting(recordings: Sequence[str], paths: Sequence[Path], *, cure
                 f"results must not replace files beside recordings, but {path} is there beside {name}; choose another "
                 f"--out, {cure}or delete it if it is an old result"
             )
+
+
+def report_failure(recording: str, problem: str, *, is_json: bool) -> None:
+    """Write to stderr why a recording has no result and, where results are printed as JSON, an object in its place."""
+    print(f"zipasr: error: {problem}", file=sys.stderr)
+    if is_json:
+        print(json.dumps({"audio": recording, "error": problem}, ensure_ascii=False), flush=True)
 
 
 def write_result(path: Path, content: str) -> None:

@@ -113,6 +113,15 @@ def _add_graph_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_vad_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--vad` to a verb."""
+    parser.add_argument(
+        "--vad",
+        action=argparse.BooleanOptionalAction,
+        help="split recordings longer than 30 s at pauses and skip silence (default: do so if silero-vad is installed)",
+    )
+
+
 def add_chunk_options(parser: argparse.ArgumentParser, what: str) -> None:
     """Add `--chunk-ms`, with `what` as its help, and `--left-context-ms` to a verb."""
     parser.add_argument("--chunk-ms", type=int, metavar="N", help=f"{what}; for causal models, such as 320")

@@ -10,7 +10,7 @@ from zipasr.cli.flags import given
 from zipasr.cli.keyword_options import add_keyword_file_option
 from zipasr.cli.memory import uncollected_imports
 from zipasr.cli.model_argument import add_model_argument
-from zipasr.cli.search_options import add_chunk_options, add_search_options, load_recognizer
+from zipasr.cli.search_options import add_chunk_options, add_search_options, add_vad_option, load_recognizer
 from zipasr.errors import ConfigError
 
 _KEY_VARIABLE = "ZIPASR_API_KEY"
@@ -75,11 +75,7 @@ def _add_recognition_options(parser: argparse.ArgumentParser) -> None:
         metavar="CODE",
         help="the model's language, such as en: requests may name no other (default: they may name any)",
     )
-    parser.add_argument(
-        "--vad",
-        action=argparse.BooleanOptionalAction,
-        help="split recordings longer than 30 s at pauses and skip silence (default: do so if silero-vad is installed)",
-    )
+    add_vad_option(parser)
     parser.add_argument(
         "--graphs",
         nargs="+",

@@ -16,7 +16,7 @@ from zipasr.cli.keyword_options import (
     spotter_config,
 )
 from zipasr.cli.model_argument import add_model_argument, fetch_model
-from zipasr.cli.recordings import add_file_options, expand_folders
+from zipasr.cli.recordings import add_file_options, expand_folders, report_failure
 from zipasr.cli.search_options import add_chunk_options, chunk_config
 from zipasr.cli.threads import add_threads_option, use_threads
 from zipasr.errors import AudioError, ConfigError
@@ -105,9 +105,7 @@ def run(args: argparse.Namespace) -> int:
             _spot(args, spotter, path, name)
         except AudioError as error:
             num_failed += 1
-            print(f"zipasr: error: {error}", file=sys.stderr)
-            if args.json:
-                print(json.dumps({"audio": path, "error": str(error)}, ensure_ascii=False), flush=True)
+            report_failure(path, str(error), is_json=args.json)
     return 1 if num_failed else 0
 
 

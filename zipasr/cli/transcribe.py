@@ -1,7 +1,6 @@
 """`zipasr transcribe DIR AUDIO...`: the text of recordings on stdout, or files with subtitles, tables or word times."""
 
 import argparse
-import json
 import os
 import re
 import sys
@@ -21,10 +20,17 @@ from zipasr.cli.recordings import (
     expand_folders,
     is_beside,
     refuse_overwriting,
+    report_failure,
     result_paths,
     write_result,
 )
-from zipasr.cli.search_options import add_chunk_options, add_search_options, load_recognizer, search_config
+from zipasr.cli.search_options import (
+    add_chunk_options,
+    add_search_options,
+    add_vad_option,
+    load_recognizer,
+    search_config,
+)
 from zipasr.cli.threads import divide_threads
 from zipasr.errors import AudioError, ConfigError
 from zipasr.lfs import refuse_pointer
@@ -76,11 +82,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     add_file_options(parser)
     add_cue_options(parser)
-    parser.add_argument(
-        "--vad",
-        action=argparse.BooleanOptionalAction,
-        help="split recordings longer than 30 s at pauses and skip silence (default: do so if silero-vad is installed)",
-    )
+    add_vad_option(parser)
     add_search_options(parser)
     add_chunk_options(parser, "process recordings in chunks of this length, like a stream")
     parser.set_defaults(run=run)
@@ -133,9 +135,7 @@ def run(args: argparse.Namespace) -> int:
         for result in merge_results(results) if args.merge_channels else results:
             if result.transcript is None:
                 num_failed += 1
-                print(f"zipasr: error: {result.error}", file=sys.stderr)
-                if format == "json" and not args.out:
-                    print(json.dumps({"audio": result.path, "error": str(result.error)}, ensure_ascii=False), flush=True)
+                report_failure(result.path, str(result.error), is_json=format == "json" and not args.out)
                 continue
             name = Path(result.path).stem if format == "ctm" else result.path
             written = write(result.transcript, names.get(result.path, name))
