@@ -17,8 +17,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("run_folder", metavar="RUN", nargs="?", help="folder of a run, as given to train --out")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--last", type=int, metavar="N", help="the newest N checkpoints, without that of an interruption")
-    what.add_argument("--epochs", type=int, metavar="N", help="about the last N epochs, from the nearest checkpoint on")
+    what.add_argument("--last", type=int, help="the newest N checkpoints, without that of an interruption")
+    what.add_argument("--epochs", type=int, help="about the last N epochs, from the nearest checkpoint on")
     what.add_argument(
         "--from", type=int, dest="start", metavar="BATCH", help="from the checkpoint of this batch on; 0: the start"
     )

@@ -38,13 +38,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="N,N,...",
         help="attention heads, of all stacks or one number per stack, if not the published ones",
     )
-    parser.add_argument("--attention-decoder-heads", type=int, metavar="N", help="heads of the attention decoder, likewise")
+    parser.add_argument("--attention-decoder-heads", type=int, help="heads of the attention decoder, likewise")
     parser.add_argument("--features", choices=("kaldi", "whisper"), help="kind of the filterbank (default: kaldi)")
-    parser.add_argument("--blank-penalty", type=float, metavar="X", help="penalty of the blank in the default search")
-    parser.add_argument("--beam", type=int, metavar="N", help="beam of the default search")
-    parser.add_argument(
-        "--max-gb", type=float, metavar="X", help="largest checkpoint that is opened (default: 12; 5 from the hub)"
-    )
+    parser.add_argument("--blank-penalty", type=float, help="penalty of the blank in the default search")
+    parser.add_argument("--beam", type=int, help="beam of the default search")
+    parser.add_argument("--max-gb", type=float, help="largest checkpoint that is opened (default: 12; 5 from the hub)")
     parser.add_argument(
         "--int8",
         action="store_true",

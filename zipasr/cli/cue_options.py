@@ -16,12 +16,9 @@ def add_cue_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--max-line-chars",
         type=int,
-        metavar="N",
         help=f"most characters in a line; full-width ones count twice (default: {defaults.max_line_chars})",
     )
-    group.add_argument(
-        "--max-lines", type=int, metavar="N", help=f"most lines in a subtitle (default: {defaults.max_lines})"
-    )
+    group.add_argument("--max-lines", type=int, help=f"most lines in a subtitle (default: {defaults.max_lines})")
     group.add_argument(
         "--min-cue-s",
         type=float,

@@ -37,8 +37,8 @@ def add_parser(subparsers: SubParsers) -> None:
     )
     add_model_argument(parser)
     parser.add_argument("cuts", metavar="CUTS", help="Lhotse cuts with text, such as DATA/dev_cuts.jsonl.gz")
-    parser.add_argument("--utterances", type=int, default=32, metavar="N", help="utterances to process (default: 32)")
-    parser.add_argument("--rows", type=int, default=30, metavar="N", help="lines of the table; 0: all (default: 30)")
+    parser.add_argument("--utterances", type=int, default=32, help="utterances to process (default: 32)")
+    parser.add_argument("--rows", type=int, default=30, help="lines of the table; 0: all (default: 30)")
     parser.add_argument(
         "--outputs",
         action=argparse.BooleanOptionalAction,

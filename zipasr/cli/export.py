@@ -37,21 +37,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("--cuts", metavar="CUTS", help="with --int8: Lhotse cuts to measure on, such as a dev set")
     parser.add_argument(
-        "--max-wer-increase",
-        type=float,
-        metavar="X",
-        help="with --int8: points by which the word error rate may rise (default: 0.5)",
+        "--max-wer-increase", type=float, help="with --int8: points by which the word error rate may rise (default: 0.5)"
     )
-    parser.add_argument(
-        "--chunk-ms", type=int, metavar="N", help="export streaming graphs with chunks of this length; for causal models"
-    )
-    parser.add_argument(
-        "--left-context-ms", type=int, metavar="N", help="with --chunk-ms: left context before a chunk (default: 2560)"
-    )
+    parser.add_argument("--chunk-ms", type=int, help="export streaming graphs with chunks of this length; for causal models")
+    parser.add_argument("--left-context-ms", type=int, help="with --chunk-ms: left context before a chunk (default: 2560)")
     parser.add_argument(
         "--tolerance",
         type=float,
-        metavar="X",
         help="largest allowed difference from PyTorch, relative to the largest value (default: 1e-4, with --fp16 0.01)",
     )
     add_keyword_file_option(parser, "with --chunk-ms: write keywords.txt for sherpa-onnx's keyword spotter")

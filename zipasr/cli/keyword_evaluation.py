@@ -51,7 +51,6 @@ def add_keyword_evaluation_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-alarms",
         type=float,
-        metavar="X",
         help="with --keywords: choose thresholds with at most this many false alarms per hour (default: 1)",
     )
     parser.add_argument(

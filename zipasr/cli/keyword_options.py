@@ -26,26 +26,23 @@ def add_keyword_file_option(parser: argparse.ArgumentParser, what: str, *, is_re
 def add_spotter_options(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the search for keywords to a verb."""
     parser.add_argument(
-        "--boost", type=float, metavar="X", help="nats for each token of a keyword without a boost of its own (default: 1)"
+        "--boost", type=float, help="nats for each token of a keyword without a boost of its own (default: 1)"
     )
     parser.add_argument(
         "--threshold",
         type=float,
-        metavar="X",
         help="mean probability of its tokens from which a keyword counts that has no threshold of its own (default: 0.25)",
     )
-    parser.add_argument("--paths", type=int, metavar="N", help="paths that the search keeps (default: 4)")
+    parser.add_argument("--paths", type=int, help="paths that the search keeps (default: 4)")
     parser.add_argument(
         "--trailing-blanks",
         type=int,
-        metavar="N",
         help="more blank frames of 40 ms than these must follow a keyword; more tell keywords apart that start with another "
         "keyword (default: 1)",
     )
     parser.add_argument(
         "--refractory-s",
         type=float,
-        metavar="X",
         help="do not report a keyword again that ends within this time after its last event (default: 0.5)",
     )
 

@@ -47,9 +47,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="a preset such as zipformer-s, the folder of a model or run, or hf:OWNER/NAME for a model on the hub",
     )
     parser.add_argument("--all", action="store_true", help="profile every model in the paper's table of encoders instead")
-    parser.add_argument("--batch", type=int, metavar="N", help="utterances per batch (default: 30 on a GPU, else 1)")
+    parser.add_argument("--batch", type=int, help="utterances per batch (default: 30 on a GPU, else 1)")
     parser.add_argument("--seconds", type=float, metavar="S", help="length of each utterance (default: 30)")
-    parser.add_argument("--threads", type=int, metavar="N", help="number of CPU threads (default: PyTorch's choice)")
+    parser.add_argument("--threads", type=int, help="number of CPU threads (default: PyTorch's choice)")
     parser.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     parser.add_argument(
         "--time", action=argparse.BooleanOptionalAction, default=True, help="measure time and memory (default: yes)"

@@ -60,7 +60,6 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--max-symbols-per-frame",
         type=int,
-        metavar="N",
         help="tokens that a frame of 40 ms may emit (default: as many as the model's default search)",
     )
     add_near_option(parser)

@@ -36,7 +36,7 @@ def add_threads_option(
 ) -> None:
     """Add `--threads` to a verb; `what` is added to its help, which says what the default is."""
     help_text = f"total number of CPU threads{what} (default: {default})"
-    parser.add_argument("--threads", type=int, metavar="N", help=help_text)
+    parser.add_argument("--threads", type=int, help=help_text)
 
 
 def use_threads(model: str, num_threads: int | None = None) -> int:

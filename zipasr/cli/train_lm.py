@@ -30,7 +30,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--kind", choices=("lstm", "transformer", "ngram"), default="lstm", help="kind of model (default: %(default)s)"
     )
-    parser.add_argument("--order", type=int, help=f"order of an n-gram; LODR needs 2 (default: {_DEFAULT_ORDER})")
+    parser.add_argument(
+        "--order", type=int, metavar="ORDER", help=f"order of an n-gram; LODR needs 2 (default: {_DEFAULT_ORDER})"
+    )
     parser.add_argument(
         "--unit", choices=("token", "word"), help=f"unit of an n-gram; LODR needs token (default: {_DEFAULT_UNIT})"
     )

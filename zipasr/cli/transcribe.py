@@ -71,9 +71,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("--json", action="store_true", help="the same as --format json: one object per line")
     _add_batch_options(parser)
-    parser.add_argument("--num-best", type=int, metavar="N", help="number of n-best hypotheses in the JSON (default: 1)")
+    parser.add_argument("--num-best", type=int, help="number of n-best hypotheses in the JSON (default: 1)")
     channels = parser.add_mutually_exclusive_group()
-    channels.add_argument("--channel", type=int, metavar="N", help="use one channel, from 0 (default: the mean of all)")
+    channels.add_argument("--channel", type=int, help="use one channel, from 0 (default: the mean of all)")
     channels.add_argument("--per-channel", action="store_true", help="one transcript for every channel")
     channels.add_argument(
         "--merge-channels",
@@ -105,7 +105,6 @@ def _add_batch_options(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         type=int,
         default=1,
-        metavar="N",
         help="transcribe N recordings at once, in N processes, each with a copy of the model and its share of --threads "
         "(default: 1)",
     )
