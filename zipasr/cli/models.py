@@ -84,12 +84,7 @@ def _about(model: "KnownModel") -> list[str]:
         lines.append(model.note)
     if model.refused:
         lines.append(f"cannot be run: {model.refused}")
-    return [part for line in lines for part in _wrapped(line)]
-
-
-def _wrapped(line: str) -> list[str]:
-    """A line on several, if it is too long for a terminal."""
-    return [line] if len(line) <= _WIDTH else textwrap.wrap(line, _WIDTH, break_long_words=False)
+    return [part for line in lines for part in textwrap.wrap(line, _WIDTH, break_long_words=False)]
 
 
 def _rates(rates: "Iterable[PublishedRate]") -> list[str]:
