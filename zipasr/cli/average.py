@@ -2,6 +2,9 @@
 
 import argparse
 import json
+from pathlib import Path
+
+from zipasr.errors import CheckpointError, ConfigError
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -38,7 +41,6 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Average the checkpoints and print the folder of the model; return the exit code."""
-    from zipasr.errors import ConfigError
     from zipasr.train.checkpoint_average import average_checkpoints, average_interval, newest_checkpoints, start_of_epochs
 
     if args.to is not None and args.start is None:
@@ -63,9 +65,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _named(names: list[str], run_folder: str | None) -> list[str]:
     """The folders of checkpoints: folders unchanged, batch numbers replaced by the run's checkpoints."""
-    from pathlib import Path
-
-    from zipasr.errors import CheckpointError, ConfigError
     from zipasr.train.checkpoint_average import run_checkpoints
 
     numbers = [name for name in names if name.isdecimal() and not Path(name).is_dir()]
