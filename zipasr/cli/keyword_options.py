@@ -47,18 +47,6 @@ def add_spotter_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_near_option(parser: argparse.ArgumentParser) -> None:
-    """Add `--near` to a verb."""
-    parser.add_argument(
-        "--near",
-        type=float,
-        nargs="?",
-        const=0.5,
-        metavar="SHARE",
-        help="also report near misses, whose score is at least this share of the threshold (without a number: 0.5)",
-    )
-
-
 def spotter_config(args: argparse.Namespace) -> "SpotterConfig":
     """The search for keywords that the flags configure.
 

@@ -8,13 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, cast
 
 from zipasr.cli.device_options import add_device_option, add_precision_option
-from zipasr.cli.keyword_options import (
-    add_keyword_file_option,
-    add_near_option,
-    add_spotter_options,
-    make_spotter,
-    spotter_config,
-)
+from zipasr.cli.keyword_options import add_keyword_file_option, add_spotter_options, make_spotter, spotter_config
 from zipasr.cli.model_argument import add_model_argument, fetch_model
 from zipasr.cli.recordings import add_file_options, expand_folders, report_failure
 from zipasr.cli.search_options import add_chunk_options, chunk_config
@@ -62,7 +56,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         type=int,
         help="tokens that a frame of 40 ms may emit (default: as many as the model's default search)",
     )
-    add_near_option(parser)
+    parser.add_argument(
+        "--near",
+        type=float,
+        nargs="?",
+        const=0.5,
+        metavar="SHARE",
+        help="also report near misses, whose score is at least this share of the threshold (without a number: 0.5)",
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON object for each event")
     add_file_options(parser)
     add_chunk_options(parser, "process audio in chunks of this length: shorter ones report earlier, with more errors")
