@@ -226,8 +226,8 @@ def _comparison_table(
     from zipasr.search.comparison import format_comparison
 
     what = f"{Path(args.cuts).name} ({len(report.results)} utterances)"
-    lines = [format_comparison(compared, recognizer.search, what=what)]
-    return "\n".join([*lines, *(f"note: {finding}" for finding in explain(recognizer, compared))])
+    notes = [f"note: {finding}" for finding in explain(recognizer, compared)]
+    return "\n".join([format_comparison(compared, recognizer.search, what=what), *notes])
 
 
 def _save_default(

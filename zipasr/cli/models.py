@@ -57,11 +57,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _table(models: "Sequence[KnownModel]") -> str:
-    usable = [model for model in models if model.reference and not model.refused]
     lines = [f"  {_HEADER}"]
     for model in models:
         lines += [model.title, *(f"  {line}" for line in _about(model))]
-    example = usable[0].reference if usable else "hf:OWNER/NAME"
+    usable = (model.reference for model in models if model.reference and not model.refused)
+    example = next(usable, "hf:OWNER/NAME")
     return "\n".join([*lines, "", _FOOTER.format(example=example)])
 
 
