@@ -87,15 +87,11 @@ def result_paths(recordings: Sequence[str], folder: str, ending: str, *, root: s
         if below.split(os.sep)[0] == os.pardir:
             raise ConfigError(f"--root must be a folder that every recording is in, but {name} is not in {root}")
         path = Path(folder) / below / f"{Path(name).stem}.{ending}"
-        if path in taken and os.path.abspath(taken[path]) == os.path.abspath(name):
-            raise ConfigError(
-                f"recordings in a folder must have different names with --out, but {name} is named twice; name it once"
-            )
         if path in taken:
-            raise ConfigError(
-                "recordings in a folder must have different names with --out, but "
-                f"{taken[path]} and {name} are both for {path}; rename one of them"
-            )
+            found = f"{taken[path]} and {name} are both for {path}; rename one of them"
+            if os.path.abspath(taken[path]) == os.path.abspath(name):
+                found = f"{name} is named twice; name it once"
+            raise ConfigError(f"recordings in a folder must have different names with --out, but {found}")
         taken[path] = name
         paths.append(path)
     return paths
