@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zipasr.cli.console import right_aligned
-from zipasr.cli.flags import refuse_without
+from zipasr.cli.flags import given, refuse_without
 from zipasr.cli.keyword_evaluation import add_keyword_evaluation_options, check_keyword_evaluation, evaluate_spotter
 from zipasr.cli.model_argument import add_model_argument
 from zipasr.cli.references import read_utterances, report_unreadable
@@ -141,14 +141,14 @@ def _check(args: argparse.Namespace) -> None:
         return
     if args.compare is False and args.save and args.tune is None and not args.calibration:
         raise ConfigError("--save saves the best of the compared searches, but --no-compare compares none; leave one out")
-    if args.compare and (args.lm is not None or args.hotwords is not None or args.graph is not None):
+    if args.compare and given(args, ("lm", "hotwords", "graph")):
         raise ConfigError(
             "--compare compares searches without language models, hotwords and graphs; leave --lm, --hotwords and --graph "
             "out"
         )
     if args.save and args.graph is not None and not args.calibration:
         raise ConfigError("--save saves a default search, which has no graph; leave --save or --graph out")
-    if args.save and args.tune is None and not args.calibration and (args.lm is not None or args.hotwords is not None):
+    if args.save and args.tune is None and not args.calibration and given(args, ("lm", "hotwords")):
         raise ConfigError(
             "--save saves the best of the compared searches, which have no language model and no hotwords; leave --lm and "
             "--hotwords out, or save tuned settings with --tune"
