@@ -201,7 +201,7 @@ def load_recognizer(
         lm=args.lm,
         lodr=args.lodr,
         hotwords=read_hotwords(args.hotwords) if args.hotwords is not None else (),
-        graph=getattr(args, "graph", None),
+        graph=args.graph,
         long_recordings=long_recordings,
         chunks=chunk_config(args, simulate_streaming=simulate_streaming),
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from zipasr.cli.console import log_lines
 from zipasr.cli.cue_options import add_cue_options, cue_config
+from zipasr.cli.flags import flag
 from zipasr.cli.memory import uncollected_imports
 from zipasr.cli.model_argument import add_model_argument, fetch_model
 from zipasr.cli.recordings import (
@@ -203,7 +204,7 @@ def _check(args: argparse.Namespace, format: str, paths: Sequence[str]) -> None:
         raise ConfigError(f"a {format} file holds one recording; give a folder for several with --out")
     for name in ("skip_existing", "root"):
         if getattr(args, name) and not args.out:
-            raise ConfigError(f"--{name.replace('_', '-')} has no effect without --out; give that too, or leave it out")
+            raise ConfigError(f"{flag(name)} has no effect without --out; give that too, or leave it out")
     unshared = [path for path in paths if path.startswith(_UNSHARED)]
     if args.jobs != 1 and unshared:
         raise ConfigError(f"--jobs must be 1 for pipes of the shell, but is {args.jobs} with {unshared[0]}; name files")
