@@ -29,6 +29,7 @@ from zipasr.eight_bit import from_eight_bits, is_in_eight_bits
 from zipasr.errors import CheckpointError, ConfigError, DataError
 from zipasr.folder_swap import beside, replace_folder, sync_folder
 from zipasr.lfs import HEAD_BYTES, refuse_pointer
+from zipasr.lines import replacing
 
 T = TypeVar("T")
 
@@ -99,14 +100,12 @@ def write_text(path: Path, text: str | bytes) -> Path:
 
     Raises CheckpointError if it cannot be written; nothing is left of it then.
     """
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        partial.write_bytes(text.encode() if isinstance(text, str) else text)
-        return partial.replace(path)
+        with replacing(path, follows_links=False) as partial:
+            partial.write_bytes(text.encode() if isinstance(text, str) else text)
     except OSError as error:
-        if partial.is_file():
-            partial.unlink()
         raise CheckpointError(f"{path} cannot be written: {error.strerror or error}; check permissions and space") from error
+    return path
 
 
 class CheckpointFolder:

@@ -154,10 +154,13 @@ def fast_matmul(device: torch.device) -> Iterator[None]:
     (benchmarks/LOG.md) and equally exact. Nothing changes where oneDNN would actually round to bfloat16 (processors with
     AMX) and on other devices.
     """
-    before = torch.get_float32_matmul_precision()
-    if device.type != "cpu" or before == "medium" or not _is_onednn_exact():
+    with _medium_precision() if device.type == "cpu" and _is_onednn_exact() else nullcontext():
         yield
-        return
+
+
+@contextmanager
+def _medium_precision() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
         yield
@@ -168,12 +171,8 @@ def fast_matmul(device: torch.device) -> Iterator[None]:
 @functools.cache
 def _is_onednn_exact() -> bool:
     """Whether matrix products under `medium` precision have float32 accuracy on this machine."""
-    before = torch.get_float32_matmul_precision()
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(64, 256, generator=generator), torch.randn(256, 64, generator=generator)
-    torch.set_float32_matmul_precision("medium")
-    try:
+    with _medium_precision():
         error = (a @ b - (a.double() @ b.double())).abs().max().item()
-    finally:
-        torch.set_float32_matmul_precision(before)
     return error < 1e-4  # float32 gives 1e-5 here, bfloat16 0.1

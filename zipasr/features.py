@@ -70,11 +70,10 @@ class FbankConfig:
             raise ConfigError(f"the kind of features must be kaldi or whisper, but is {self.kind!r}")
 
     def _check_whisper(self) -> None:
-        default = {name: field.default for name, field in type(self).__dataclass_fields__.items()}
         if self.num_mel_bins not in _WHISPER_BINS:
             raise ConfigError(f"num_mel_bins must be 80 or 128 with Whisper's filterbank, but is {self.num_mel_bins}")
         for name in ("low_freq_hz", "high_freq_hz"):
-            if getattr(self, name) != default[name]:
+            if getattr(self, name) != getattr(FbankConfig, name):  # the default
                 raise ConfigError(f"{name} must be left out with Whisper's filterbank, but is {getattr(self, name):g}")
 
     @property

@@ -98,16 +98,16 @@ def writing_rows(path: Path, *, follows_links: bool = True) -> Iterator[Callable
     Yields:
         A function that writes one row.
     """
+    with (
+        replacing(path, follows_links=follows_links) as opened,
+        opened.open("wb") as raw,
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) if path.suffix == ".gz" else raw as file,
+    ):
 
-    def write_to(file: Any) -> Callable[[Any], None]:
-        return lambda row: file.write((json.dumps(row, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
+        def write(row: Any) -> None:
+            file.write((json.dumps(row, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
 
-    with replacing(path, follows_links=follows_links) as opened, opened.open("wb") as raw:
-        if path.suffix == ".gz":
-            with gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as file:
-                yield write_to(file)
-        else:
-            yield write_to(raw)
+        yield write
 
 
 def write_rows(path: Path, rows: Iterable[Any]) -> None:

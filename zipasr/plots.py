@@ -3,7 +3,7 @@
 import itertools
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -185,7 +185,7 @@ def plot_costs(models: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]
 
 def _draw_families(axes: Any, models: Sequence[Mapping[str, Any]], name: str) -> None:
     families = sorted({model["family"] for model in models})
-    for family, color, marker in zip(families, itertools.cycle(_COLORS), itertools.cycle(_MARKERS), strict=False):
+    for family, (color, marker) in zip(families, _styles(), strict=False):
         members = sorted((m for m in models if m["family"] == family), key=lambda model: model["params_m"])
         x, y = [m["params_m"] for m in members], [m[name] for m in members]
         axes.plot(x, y, color=color, marker=marker, markersize=7, label=family)
@@ -210,8 +210,7 @@ def plot_losses(
         raise DataError("there must be losses to draw, but there are none")
     figure = _new_figure(figsize=(6.5, 4.5))
     axes = figure.add_subplot()
-    styles = zip(itertools.cycle(_COLORS), itertools.cycle(_MARKERS), strict=False)
-    for (name, points), (color, marker) in zip(curves.items(), styles, strict=False):
+    for (name, points), (color, marker) in zip(curves.items(), _styles(), strict=False):
         finite = [point for point in points if math.isfinite(point[1])]
         if finite:
             batch, loss = finite[-1]
@@ -233,7 +232,7 @@ def plot_reliability(curves: Mapping[str, Sequence[tuple[float, float, int]]], p
     figure = _new_figure(figsize=(5.5, 5.5))
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color="tab:gray", linewidth=1, linestyle="--", label="perfectly calibrated")
-    for color, marker, (name, bins) in zip(_COLORS, _MARKERS, curves.items(), strict=False):
+    for (name, bins), (color, marker) in zip(curves.items(), _styles(), strict=False):
         axes.plot([b[0] for b in bins], [b[1] for b in bins], color=color, marker=marker, linewidth=1.5, label=name)
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="confidence", ylabel="share of correct words")
     axes.grid(alpha=0.3)
@@ -260,11 +259,10 @@ def plot_detection(
         raise DataError("there must be keywords to draw, but there are none")
     figure = _new_figure(figsize=(7.0, 5.0))
     axes = figure.add_subplot()
-    for i, (name, points) in enumerate(curves.items()):
-        color = _COLORS[i % len(_COLORS)]
+    for (name, points), (color, marker) in zip(curves.items(), _styles(), strict=False):
         axes.step(*zip(*points, strict=True), where="post", color=color, linewidth=1.5, label=name)
         if marks and name in marks:
-            axes.plot(*marks[name], color=color, marker=_MARKERS[i % len(_MARKERS)])
+            axes.plot(*marks[name], color=color, marker=marker)
     axes.set(xlabel="false alarms per hour", ylabel="missed (%)")
     axes.set_xscale("symlog", linthresh=1.0)
     axes.set_xlim(left=0)
@@ -295,6 +293,11 @@ def _new_figure(figsize: tuple[float, float]) -> Any:
     except ImportError as error:
         raise DataError('plots need matplotlib, but it is not installed; pip install "zipasr[train]"') from error
     return Figure(figsize=figsize, layout="constrained")
+
+
+def _styles() -> Iterator[tuple[str, str]]:
+    """Color and marker of each curve; they repeat."""
+    return zip(itertools.cycle(_COLORS), itertools.cycle(_MARKERS), strict=False)
 
 
 def _save(figure: Any, path: str | os.PathLike[str]) -> Path:

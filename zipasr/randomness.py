@@ -9,7 +9,7 @@ from torch import Tensor
 
 def stable_seed(*parts: int) -> int:
     """A 63-bit seed that depends only on `parts`, the same on every machine."""
-    digest = hashlib.sha256(",".join(map(str, parts)).encode(errors="surrogatepass")).digest()
+    digest = hashlib.sha256(",".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 

@@ -56,8 +56,7 @@ def read_torch_file(path: Path, *, trust_pickle: bool = False) -> Any:
         CheckpointError: the file is missing, damaged, of another kind, or needs code and is not trusted.
     """
     try:
-        with path.open("rb") as file:
-            head = file.read(64)
+        head = _head(path)
         refuse_pointer(head, path, CheckpointError)
         if path.suffix == ".safetensors" or head[8:9] == b"{":
             return safetensors.torch.load_file(path)
@@ -79,11 +78,15 @@ def is_torch_file(path: Path) -> bool:
     if path.suffix.lower() in _SUFFIXES:
         return True
     try:
-        with path.open("rb") as file:
-            head = file.read(64)
+        head = _head(path)
     except OSError:
         return True  # reading it says what is wrong
     return head.startswith((b"PK", b"\x80")) or head[8:9] == b"{"
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(64)
 
 
 def _check_archive(path: Path) -> None:

@@ -1,8 +1,6 @@
 """`zipasr align DIR AUDIO...`: the times of the words of a known text, as CTM, TextGrid, JSON or subtitles."""
 
 import argparse
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from zipasr.cli.recordings import (
     ctm_names,
     expand_folders,
     refuse_overwriting,
+    report_failure,
     result_paths,
     write_result,
 )
@@ -84,9 +83,7 @@ def run(args: argparse.Namespace) -> int:
                 write_result(target, written)
         except (AudioError, DataError) as error:
             num_failed += 1
-            print(f"zipasr: error: {error}", file=sys.stderr)
-            if args.format == "json" and target is None:
-                print(json.dumps({"audio": audio, "error": str(error)}, ensure_ascii=False), flush=True)
+            report_failure(audio, str(error), is_json=args.format == "json" and target is None)
             continue
         if target is None:
             print(written, end="", flush=True)

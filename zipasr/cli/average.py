@@ -2,6 +2,9 @@
 
 import argparse
 import json
+from pathlib import Path
+
+from zipasr.errors import CheckpointError, ConfigError
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -17,8 +20,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("run_folder", metavar="RUN", nargs="?", help="folder of a run, as given to train --out")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--last", type=int, metavar="N", help="the newest N checkpoints, without that of an interruption")
-    what.add_argument("--epochs", type=int, metavar="N", help="about the last N epochs, from the nearest checkpoint on")
+    what.add_argument("--last", type=int, help="the newest N checkpoints, without that of an interruption")
+    what.add_argument("--epochs", type=int, help="about the last N epochs, from the nearest checkpoint on")
     what.add_argument(
         "--from", type=int, dest="start", metavar="BATCH", help="from the checkpoint of this batch on; 0: the start"
     )
@@ -38,7 +41,6 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Average the checkpoints and print the folder of the model; return the exit code."""
-    from zipasr.errors import ConfigError
     from zipasr.train.checkpoint_average import average_checkpoints, average_interval, newest_checkpoints, start_of_epochs
 
     if args.to is not None and args.start is None:
@@ -63,9 +65,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _named(names: list[str], run_folder: str | None) -> list[str]:
     """The folders of checkpoints: folders unchanged, batch numbers replaced by the run's checkpoints."""
-    from pathlib import Path
-
-    from zipasr.errors import CheckpointError, ConfigError
     from zipasr.train.checkpoint_average import run_checkpoints
 
     numbers = [name for name in names if name.isdecimal() and not Path(name).is_dir()]

@@ -68,6 +68,15 @@ class _VersionAction(argparse.Action):
         parser.exit(_EXIT_DONE)
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    """Shows the value of a flag as N if it is a whole number, and as X if it is any other number."""
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        if action.type in (int, float):
+            return "N" if action.type is int else "X"
+        return super()._get_default_metavar_for_optional(action)
+
+
 class _VerbParser(argparse.ArgumentParser):
     """The parser of a verb.
 
@@ -85,7 +94,7 @@ class _VerbParser(argparse.ArgumentParser):
             example: a complete command.
             settings: those of argparse.
         """
-        super().__init__(**settings)
+        super().__init__(**{"formatter_class": _HelpFormatter, **settings})
         self.example = example
         if example:
             usage = " ".join(filter(None, (self.prog, takes, "[options]")))

@@ -25,7 +25,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--table", metavar="FILE", action="append", default=[], help="JSGF whose rules GRAMMAR may name; may be repeated"
     )
     parser.add_argument("--arpa", metavar="FILE", help="instead of GRAMMAR: an n-gram model of words or tokens")
-    parser.add_argument("--scale", type=float, metavar="X", help="with --arpa: weight of its scores (default: 1)")
+    parser.add_argument("--scale", type=float, help="with --arpa: weight of its scores (default: 1)")
     parser.add_argument(
         "--lexicon", metavar="FILE", help="spellings: a word and its tokens in each line; other words are the tokenizer's"
     )
@@ -37,7 +37,6 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--rejection",
         type=float,
-        metavar="X",
         help="answer nothing where free decoding is better than the graph by more than this (default: never)",
     )
     parser.add_argument("--hlg", action="store_true", help="write HLG.fst too, with CTC's blanks, for sherpa-onnx")

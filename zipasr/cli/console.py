@@ -1,11 +1,11 @@
-"""The console: characters that it cannot encode, log lines, and `--quiet`."""
+"""The console: characters that it cannot encode, log lines, `--quiet`, and columns."""
 
 import codecs
 import io
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 _ESCAPE = "zipasr.escape"
@@ -45,6 +45,12 @@ def log_lines(*, is_quiet: bool) -> Iterator[None]:
     finally:
         logging.getLogger().removeHandler(handler)
         logging.getLogger(_HUB).setLevel(level)
+
+
+def right_aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table whose cells end where the widest of their column does."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
 @contextmanager

@@ -2,11 +2,12 @@
 
 import argparse
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from zipasr.errors import CheckpointError, ConfigError
 
+if TYPE_CHECKING:
     from zipasr.hub import ModelSettings
 
 
@@ -38,13 +39,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="N,N,...",
         help="attention heads, of all stacks or one number per stack, if not the published ones",
     )
-    parser.add_argument("--attention-decoder-heads", type=int, metavar="N", help="heads of the attention decoder, likewise")
+    parser.add_argument("--attention-decoder-heads", type=int, help="heads of the attention decoder, likewise")
     parser.add_argument("--features", choices=("kaldi", "whisper"), help="kind of the filterbank (default: kaldi)")
-    parser.add_argument("--blank-penalty", type=float, metavar="X", help="penalty of the blank in the default search")
-    parser.add_argument("--beam", type=int, metavar="N", help="beam of the default search")
-    parser.add_argument(
-        "--max-gb", type=float, metavar="X", help="largest checkpoint that is opened (default: 12; 5 from the hub)"
-    )
+    parser.add_argument("--blank-penalty", type=float, help="penalty of the blank in the default search")
+    parser.add_argument("--beam", type=int, help="beam of the default search")
+    parser.add_argument("--max-gb", type=float, help="largest checkpoint that is opened (default: 12; 5 from the hub)")
     parser.add_argument(
         "--int8",
         action="store_true",
@@ -56,7 +55,6 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Convert the checkpoint and print what it holds; return the exit code."""
-    from zipasr.errors import ConfigError
     from zipasr.hub import is_reference
 
     if args.max_gb is not None and not args.max_gb > 0:
@@ -76,9 +74,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _convert_local(args: argparse.Namespace) -> "Path":
-    from pathlib import Path
-
+def _convert_local(args: argparse.Namespace) -> Path:
     from zipasr.hub import MAX_CHECKPOINT_GB, convert, find_local, shrink
 
     tokenizer = None if args.tokenizer is None else Path(args.tokenizer)
@@ -90,9 +86,8 @@ def _convert_local(args: argparse.Namespace) -> "Path":
     return shrink(out, out) if args.int8 else out
 
 
-def _own_model(path: str) -> "Path | None":
+def _own_model(path: str) -> Path | None:
     """The folder of a model that needs no conversion; None for anything else."""
-    from zipasr.errors import CheckpointError
     from zipasr.hub import local_model
     from zipasr.model import resolve_model_folder
 
@@ -102,13 +97,12 @@ def _own_model(path: str) -> "Path | None":
         return None
 
 
-def _shrunk(folder: "Path", args: argparse.Namespace) -> "Path":
+def _shrunk(folder: Path, args: argparse.Namespace) -> Path:
     """Write a model of ours with its weights in eight bits.
 
     Raises:
         ConfigError: flags say how to convert the checkpoint of another project.
     """
-    from zipasr.errors import ConfigError
     from zipasr.hub import ModelSettings, shrink
 
     if args.tokenizer is not None or args.max_gb is not None or _settings(args) != ModelSettings():
@@ -118,8 +112,7 @@ def _shrunk(folder: "Path", args: argparse.Namespace) -> "Path":
     return shrink(folder, args.out)
 
 
-def _convert_published(args: argparse.Namespace) -> "Path":
-    from zipasr.errors import ConfigError
+def _convert_published(args: argparse.Namespace) -> Path:
     from zipasr.hub import shrink
     from zipasr.hub.local import MAX_GB, check_target, copy_model, fetched_family, local_model
 
@@ -151,7 +144,7 @@ def _settings(args: argparse.Namespace) -> "ModelSettings":
     )
 
 
-def _written(out: "Path") -> dict[str, Any]:
+def _written(out: Path) -> dict[str, Any]:
     """What a converted folder holds."""
     from zipasr.checkpoint import CheckpointFolder
     from zipasr.encoder.zipformer import ZipformerConfig

@@ -2,6 +2,7 @@
 
 import argparse
 
+from zipasr.cli.flags import flag, given
 from zipasr.errors import ConfigError
 from zipasr.transcript import CUE_FORMATS, CueConfig
 
@@ -15,12 +16,9 @@ def add_cue_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--max-line-chars",
         type=int,
-        metavar="N",
         help=f"most characters in a line; full-width ones count twice (default: {defaults.max_line_chars})",
     )
-    group.add_argument(
-        "--max-lines", type=int, metavar="N", help=f"most lines in a subtitle (default: {defaults.max_lines})"
-    )
+    group.add_argument("--max-lines", type=int, help=f"most lines in a subtitle (default: {defaults.max_lines})")
     group.add_argument(
         "--min-cue-s",
         type=float,
@@ -38,12 +36,12 @@ def cue_config(args: argparse.Namespace, format: str) -> CueConfig | None:
     Raises:
         ConfigError: a limit is out of range, or has no effect on this format.
     """
-    given = {name: getattr(args, name) for name in _FIELDS if getattr(args, name) is not None}
-    if not given:
+    limits = given(args, _FIELDS)
+    if not limits:
         return None
     if format not in CUE_FORMATS:
-        flag = f"--{next(iter(given)).replace('_', '-')}"
+        first = flag(next(iter(limits)))
         raise ConfigError(
-            f"{flag} has no effect with --format {format}; use --format {', '.join(CUE_FORMATS)}, or leave it out"
+            f"{first} has no effect with --format {format}; use --format {', '.join(CUE_FORMATS)}, or leave it out"
         )
-    return CueConfig(**given)
+    return CueConfig(**limits)

@@ -2,19 +2,17 @@
 
 import argparse
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zipasr.cli.device_options import add_device_option
 from zipasr.cli.model_argument import add_model_argument, fetch_model
 from zipasr.cli.threads import use_threads
+from zipasr.errors import ConfigError
 
 if TYPE_CHECKING:
     from zipasr.train.diagnose import ModuleActivations
     from zipasr.train.emission import EmissionReport
-
-    SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
-else:
-    SubParsers = Any
 
 _HEAD = (
     f"  {'over by':>8}  {'kind':9} {'rms':>9}  {'channels, least-largest [limits]':34}  {'positive % [limits]':22}  "
@@ -22,7 +20,7 @@ _HEAD = (
 )
 
 
-def add_parser(subparsers: SubParsers) -> None:
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "diagnose",
@@ -37,8 +35,8 @@ def add_parser(subparsers: SubParsers) -> None:
     )
     add_model_argument(parser)
     parser.add_argument("cuts", metavar="CUTS", help="Lhotse cuts with text, such as DATA/dev_cuts.jsonl.gz")
-    parser.add_argument("--utterances", type=int, default=32, metavar="N", help="utterances to process (default: 32)")
-    parser.add_argument("--rows", type=int, default=30, metavar="N", help="lines of the table; 0: all (default: 30)")
+    parser.add_argument("--utterances", type=int, default=32, help="utterances to process (default: 32)")
+    parser.add_argument("--rows", type=int, default=30, help="lines of the table; 0: all (default: 30)")
     parser.add_argument(
         "--outputs",
         action=argparse.BooleanOptionalAction,
@@ -51,10 +49,7 @@ def add_parser(subparsers: SubParsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Process the utterances and print the tables; return the exit code."""
-    from pathlib import Path
-
     from zipasr.device import select_device
-    from zipasr.errors import ConfigError
     from zipasr.model import AsrModel, resolve_model_folder
     from zipasr.train.data import read_cuts
     from zipasr.train.diagnose import diagnose, read_speech, schedule_progress_of

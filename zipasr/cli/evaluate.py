@@ -5,8 +5,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zipasr.cli.console import right_aligned
+from zipasr.cli.flags import given, refuse_without
 from zipasr.cli.keyword_evaluation import add_keyword_evaluation_options, check_keyword_evaluation, evaluate_spotter
 from zipasr.cli.model_argument import add_model_argument
+from zipasr.cli.references import read_utterances, report_unreadable
 from zipasr.cli.search_options import add_chunk_options, add_search_options, load_recognizer
 from zipasr.errors import ConfigError
 
@@ -138,14 +141,14 @@ def _check(args: argparse.Namespace) -> None:
         return
     if args.compare is False and args.save and args.tune is None and not args.calibration:
         raise ConfigError("--save saves the best of the compared searches, but --no-compare compares none; leave one out")
-    if args.compare and (args.lm is not None or args.hotwords is not None or args.graph is not None):
+    if args.compare and given(args, ("lm", "hotwords", "graph")):
         raise ConfigError(
             "--compare compares searches without language models, hotwords and graphs; leave --lm, --hotwords and --graph "
             "out"
         )
     if args.save and args.graph is not None and not args.calibration:
         raise ConfigError("--save saves a default search, which has no graph; leave --save or --graph out")
-    if args.save and args.tune is None and not args.calibration and (args.lm is not None or args.hotwords is not None):
+    if args.save and args.tune is None and not args.calibration and given(args, ("lm", "hotwords")):
         raise ConfigError(
             "--save saves the best of the compared searches, which have no language model and no hotwords; leave --lm and "
             "--hotwords out, or save tuned settings with --tune"
@@ -158,8 +161,8 @@ def _evaluate(args: argparse.Namespace, recognizer: "Recognizer", references: "R
 
     if args.calibration:
         recognizer.engine.calibrations.clear()  # a saved calibration must not be applied before fitting a new one
-    report = evaluate(recognizer, _utterances(references), scoring=args.scoring)
-    _report_unreadable(report.unreadable)
+    report = evaluate(recognizer, read_utterances(references), scoring=args.scoring)
+    report_unreadable(report.unreadable)
     measured = calibrate(report.results) if args.calibration else None
     compared = _compared(args, recognizer, references, report)
     if args.json:
@@ -192,13 +195,6 @@ def _evaluate(args: argparse.Namespace, recognizer: "Recognizer", references: "R
     return 1 if report.unreadable else 0
 
 
-def _report_unreadable(unreadable: "Iterable[tuple[str, str]]") -> None:
-    from zipasr.progress import write_line
-
-    for id, problem in unreadable:
-        write_line(f"zipasr: skipped {id}: {problem}", is_error=True)
-
-
 def _hint_at_style(args: argparse.Namespace, recognizer: "Recognizer", report: "EvaluationReport") -> None:
     """Say on stderr if the references are written in another style than the model writes."""
     from zipasr.evaluate import describe_style
@@ -220,7 +216,7 @@ def _compared(
     is_plain = args.search == "auto" and not (args.lm or args.hotwords or args.graph or args.calibration)
     is_cheap = report.audio_s <= _COMPARED_S
     is_wanted = args.compare if args.compare is not None else (is_plain and is_cheap) or (args.save and not args.calibration)
-    return compare_searches(recognizer, _utterances(references), scoring=args.scoring) if is_wanted else []
+    return compare_searches(recognizer, read_utterances(references), scoring=args.scoring) if is_wanted else []
 
 
 def _comparison_table(
@@ -230,8 +226,8 @@ def _comparison_table(
     from zipasr.search.comparison import format_comparison
 
     what = f"{Path(args.cuts).name} ({len(report.results)} utterances)"
-    lines = [format_comparison(compared, recognizer.search, what=what)]
-    return "\n".join([*lines, *(f"note: {finding}" for finding in explain(recognizer, compared))])
+    notes = [f"note: {finding}" for finding in explain(recognizer, compared)]
+    return "\n".join([format_comparison(compared, recognizer.search, what=what), *notes])
 
 
 def _save_default(
@@ -252,9 +248,9 @@ def _tune(args: argparse.Namespace, recognizer: "Recognizer", references: "Refer
     grid = parse_grid(args.tune) or default_grid(recognizer)
     unreadable: list[tuple[str, str]] = []
     try:
-        tuned = tune(recognizer, _readable(_utterances(references), unreadable), grid, scoring=args.scoring)
+        tuned = tune(recognizer, _readable(read_utterances(references), unreadable), grid, scoring=args.scoring)
     finally:
-        _report_unreadable(unreadable)
+        report_unreadable(unreadable)
     print(json.dumps([setting.to_dict() for setting in tuned]) if args.json else _tuned_table(tuned))
     if args.save:
         best = tuned[0].search
@@ -265,8 +261,7 @@ def _tune(args: argparse.Namespace, recognizer: "Recognizer", references: "Refer
 
 
 def _check_rejection(args: argparse.Namespace) -> None:
-    if args.graph is None:
-        raise ConfigError("--tune-rejection has no effect without --graph; give that too, or leave --tune-rejection out")
+    refuse_without(args, "graph", "tune_rejection")
     if args.tune is not None or args.calibration or args.compare or args.out:
         raise ConfigError(
             "--tune-rejection gives a threshold, but --tune, --calibration, --compare and --out give other results; use "
@@ -287,11 +282,13 @@ def _tune_rejection(args: argparse.Namespace) -> int:
         open_references(args.cuts, has_progress=True) as allowed,
         open_references(args.tune_rejection, has_progress=True) as other,
     ):
-        sets = (_readable(without_long(recognizer, _utterances(references)), unreadable) for references in (allowed, other))
+        sets = (
+            _readable(without_long(recognizer, read_utterances(references)), unreadable) for references in (allowed, other)
+        )
         try:
             tuned = tune_rejection(recognizer, *sets, scoring=args.scoring)
         finally:
-            _report_unreadable(unreadable)
+            report_unreadable(unreadable)
     print(json.dumps(tuned.to_dict()) if args.json else tuned)
     if args.save:
         write_settings(args.graph, {REJECTION: tuned.threshold})
@@ -308,17 +305,6 @@ def _readable(
             unreadable.append((utterance.id, utterance.problem))
         else:
             yield utterance
-
-
-def _utterances(references: "References") -> "Iterable[ReferenceUtterance]":
-    """The recordings with their texts, with a progress bar; then those that are not in the cuts."""
-    from itertools import chain
-
-    from zipasr.evaluate import ReferenceUtterance, read_cuts
-    from zipasr.progress import track
-
-    unusable = (ReferenceUtterance(id, None, "", problem) for id, problem in references.rejected)
-    return chain(track(read_cuts(references.cuts), "evaluate", unit="utterances"), unusable)
 
 
 def _table(report: "EvaluationReport") -> str:
@@ -350,8 +336,7 @@ def _tuned_table(tuned: "Sequence[TunedSetting]") -> str:
         errors = setting.errors
         numbers = (f"{setting.values[name]:g}" for name in names)
         rows.append((f"{errors.words.rate:.2f}", f"{errors.characters.rate:.2f}", *numbers))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    lines = right_aligned(rows)
     if len(tuned) > _NUM_SETTINGS:
         lines.append(f"... and {len(tuned) - _NUM_SETTINGS} more, none better")
     return "\n".join([*lines, f"best: {tuned[0].flags()}"])

@@ -4,6 +4,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
+from zipasr.cli.flags import refuse_without
 from zipasr.cli.keyword_options import add_keyword_file_option
 from zipasr.cli.model_argument import add_model_argument, fetch_model
 from zipasr.cli.threads import use_threads
@@ -36,21 +37,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("--cuts", metavar="CUTS", help="with --int8: Lhotse cuts to measure on, such as a dev set")
     parser.add_argument(
-        "--max-wer-increase",
-        type=float,
-        metavar="X",
-        help="with --int8: points by which the word error rate may rise (default: 0.5)",
+        "--max-wer-increase", type=float, help="with --int8: points by which the word error rate may rise (default: 0.5)"
     )
-    parser.add_argument(
-        "--chunk-ms", type=int, metavar="N", help="export streaming graphs with chunks of this length; for causal models"
-    )
-    parser.add_argument(
-        "--left-context-ms", type=int, metavar="N", help="with --chunk-ms: left context before a chunk (default: 2560)"
-    )
+    parser.add_argument("--chunk-ms", type=int, help="export streaming graphs with chunks of this length; for causal models")
+    parser.add_argument("--left-context-ms", type=int, help="with --chunk-ms: left context before a chunk (default: 2560)")
     parser.add_argument(
         "--tolerance",
         type=float,
-        metavar="X",
         help="largest allowed difference from PyTorch, relative to the largest value (default: 1e-4, with --fp16 0.01)",
     )
     add_keyword_file_option(parser, "with --chunk-ms: write keywords.txt for sherpa-onnx's keyword spotter")
@@ -69,10 +62,7 @@ def run(args: argparse.Namespace) -> int:
     if args.int8:
         print(_output(_export_int8(args), args))
         return 0
-    for flag in ("cuts", "max_wer_increase"):
-        if getattr(args, flag) is not None:
-            shown = f"--{flag.replace('_', '-')}"
-            raise ConfigError(f"{shown} has no effect without --int8; give that too, or leave {shown} out")
+    refuse_without(args, "int8", "cuts", "max_wer_increase")
     precision: Precision = "float16" if args.fp16 else "float32"
     report = export_model(
         args.model,

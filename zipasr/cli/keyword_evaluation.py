@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zipasr.cli.keyword_options import add_keyword_file_option, add_spotter_options, check_keyword_flags, make_spotter
+from zipasr.cli.console import right_aligned
+from zipasr.cli.flags import flag, refuse_without
+from zipasr.cli.keyword_options import SPOTTER_FLAGS, add_keyword_file_option, add_spotter_options, make_spotter
 from zipasr.cli.recordings import write_result
+from zipasr.cli.references import read_utterances, report_unreadable
 from zipasr.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,7 +51,6 @@ def add_keyword_evaluation_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-alarms",
         type=float,
-        metavar="X",
         help="with --keywords: choose thresholds with at most this many false alarms per hour (default: 1)",
     )
     parser.add_argument(
@@ -63,12 +65,8 @@ def check_keyword_evaluation(args: argparse.Namespace) -> None:
     Raises:
         ConfigError: they are.
     """
-    check_keyword_flags(args)
+    refuse_without(args, "keywords", *SPOTTER_FLAGS, "negatives", "max_alarms", "save_keywords")
     if args.keywords is None:
-        for name in ("negatives", "max_alarms", "save_keywords"):
-            if getattr(args, name) is not None:
-                flag = f"--{name.replace('_', '-')}"
-                raise ConfigError(f"{flag} has no effect without --keywords; give that too, or leave {flag} out")
         return
     if args.save_keywords and args.boost == 0:
         raise ConfigError("a boost of 0 cannot be saved, since 0 means the default in a file; leave --save-keywords out")
@@ -76,8 +74,7 @@ def check_keyword_evaluation(args: argparse.Namespace) -> None:
         raise ConfigError("--search has no effect with --keywords, which the transducer finds; leave one out")
     for name in _OTHERS:
         if getattr(args, name) not in (None, False):
-            flag = f"--{name.replace('_', '-')}"
-            raise ConfigError(f"{flag} has no effect with --keywords; leave one out, or use two commands")
+            raise ConfigError(f"{flag(name)} has no effect with --keywords; leave one out, or use two commands")
 
 
 def evaluate_spotter(args: argparse.Namespace, recognizer: "Recognizer", references: "References") -> int:
@@ -87,9 +84,8 @@ def evaluate_spotter(args: argparse.Namespace, recognizer: "Recognizer", referen
 
     max_alarms_per_h = 1.0 if args.max_alarms is None else args.max_alarms
     spotter = make_spotter(args, recognizer)
-    report = evaluate_keywords(spotter, _utterances(args, references), max_alarms_per_h=max_alarms_per_h)
-    for id, problem in report.unreadable:
-        write_line(f"zipasr: skipped {id}: {problem}", is_error=True)
+    report = evaluate_keywords(spotter, _recordings(args, references), max_alarms_per_h=max_alarms_per_h)
+    report_unreadable(report.unreadable)
     print(json.dumps(report.to_dict(), ensure_ascii=False) if args.json else _table(report, max_alarms_per_h))
     if args.out:
         write_result(Path(args.out), "".join(f"{line}\n" for line in _rows(report)))
@@ -102,18 +98,14 @@ def evaluate_spotter(args: argparse.Namespace, recognizer: "Recognizer", referen
     return 1 if report.unreadable else 0
 
 
-def _utterances(args: argparse.Namespace, references: "References") -> "Iterator[ReferenceUtterance]":
+def _recordings(args: argparse.Namespace, references: "References") -> "Iterator[ReferenceUtterance]":
     """The recordings of the set, then those of the negatives."""
-    from zipasr.evaluate import ReferenceUtterance, read_cuts
     from zipasr.prepare import open_references
-    from zipasr.progress import track
 
-    yield from track(read_cuts(references.cuts), "spot", unit="utterances")
-    yield from (ReferenceUtterance(id, None, "", problem) for id, problem in references.rejected)
+    yield from read_utterances(references, "spot")
     for source in args.negatives or ():
         with open_references(source, has_progress=True) as more:
-            yield from track(read_cuts(more.cuts), "spot negatives", unit="utterances")
-            yield from (ReferenceUtterance(id, None, "", problem) for id, problem in more.rejected)
+            yield from read_utterances(more, "spot negatives")
 
 
 def _table(report: "KeywordReport", max_alarms_per_h: float) -> str:
@@ -148,8 +140,7 @@ def _rows_of(results: "tuple[KeywordResult, ...]") -> list[str]:
                 f"{result.alarms_bound_per_h:.2f}",
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return [f"  {line}" for line in right_aligned(rows)]
 
 
 def _plot(report: "KeywordReport", path: str) -> Path:
@@ -179,11 +170,8 @@ def _with_thresholds(args: argparse.Namespace, report: "KeywordReport") -> str:
     """The file of keywords with the chosen thresholds, and with the boost at which they were chosen."""
     from zipasr.search.keywords import keyword_line, read_keywords
 
-    chosen = [result.threshold for result in report.chosen]
-    keywords = read_keywords(args.keywords)
-    pairs = zip(keywords, chosen, strict=True)
     lines = []
-    for keyword, threshold in pairs:
+    for keyword, result in zip(read_keywords(args.keywords), report.chosen, strict=True):
         boost = args.boost if keyword.boost is None else keyword.boost
-        lines.append(f"{keyword_line(keyword._replace(boost=boost, threshold=threshold))}\n")
+        lines.append(f"{keyword_line(keyword._replace(boost=boost, threshold=result.threshold))}\n")
     return "".join(lines)

@@ -3,12 +3,13 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from zipasr.errors import ConfigError
+from zipasr.cli.flags import given
 
 if TYPE_CHECKING:
     from zipasr.recognizer import KeywordSpotter, Recognizer, SpotterConfig
 
-_FLAGS = ("boost", "threshold", "trailing_blanks", "refractory_s", "near", "paths")
+SPOTTER_FLAGS = ("boost", "threshold", "trailing_blanks", "refractory_s", "paths")
+"""Names of the flags of `add_spotter_options`."""
 
 
 def add_keyword_file_option(parser: argparse.ArgumentParser, what: str, *, is_required: bool = False) -> None:
@@ -25,52 +26,25 @@ def add_keyword_file_option(parser: argparse.ArgumentParser, what: str, *, is_re
 def add_spotter_options(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the search for keywords to a verb."""
     parser.add_argument(
-        "--boost", type=float, metavar="X", help="nats for each token of a keyword without a boost of its own (default: 1)"
+        "--boost", type=float, help="nats for each token of a keyword without a boost of its own (default: 1)"
     )
     parser.add_argument(
         "--threshold",
         type=float,
-        metavar="X",
         help="mean probability of its tokens from which a keyword counts that has no threshold of its own (default: 0.25)",
     )
-    parser.add_argument("--paths", type=int, metavar="N", help="paths that the search keeps (default: 4)")
+    parser.add_argument("--paths", type=int, help="paths that the search keeps (default: 4)")
     parser.add_argument(
         "--trailing-blanks",
         type=int,
-        metavar="N",
         help="more blank frames of 40 ms than these must follow a keyword; more tell keywords apart that start with another "
         "keyword (default: 1)",
     )
     parser.add_argument(
         "--refractory-s",
         type=float,
-        metavar="X",
         help="do not report a keyword again that ends within this time after its last event (default: 0.5)",
     )
-
-
-def add_near_option(parser: argparse.ArgumentParser) -> None:
-    """Add `--near` to a verb."""
-    parser.add_argument(
-        "--near",
-        type=float,
-        nargs="?",
-        const=0.5,
-        metavar="SHARE",
-        help="also report near misses, whose score is at least this share of the threshold (without a number: 0.5)",
-    )
-
-
-def check_keyword_flags(args: argparse.Namespace) -> None:
-    """Check that no flag of keyword spotting is given without `--keywords`.
-
-    Raises:
-        ConfigError: one is.
-    """
-    for name in _FLAGS:
-        if args.keywords is None and getattr(args, name, None) is not None:
-            flag = f"--{name.replace('_', '-')}"
-            raise ConfigError(f"{flag} has no effect without --keywords; give that too, or leave {flag} out")
 
 
 def spotter_config(args: argparse.Namespace) -> "SpotterConfig":
@@ -81,14 +55,14 @@ def spotter_config(args: argparse.Namespace) -> "SpotterConfig":
     """
     from zipasr.recognizer import SpotterConfig
 
-    given = {
-        "max_symbols_per_frame": args.max_symbols_per_frame,
-        "beam": args.paths,
-        "num_trailing_blanks": args.trailing_blanks,
-        "refractory_s": args.refractory_s,
+    fields = {
+        "max_symbols_per_frame": "max_symbols_per_frame",
+        "paths": "beam",
+        "trailing_blanks": "num_trailing_blanks",
+        "refractory_s": "refractory_s",
+        "near": "near",
     }
-    settings = {name: value for name, value in given.items() if value is not None}
-    return SpotterConfig(near=getattr(args, "near", None), **settings)
+    return SpotterConfig(**{fields[name]: value for name, value in given(args, fields).items()})
 
 
 def make_spotter(args: argparse.Namespace, recognizer: "Recognizer") -> "KeywordSpotter":

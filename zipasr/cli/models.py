@@ -57,11 +57,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _table(models: "Sequence[KnownModel]") -> str:
-    usable = [model for model in models if model.reference and not model.refused]
     lines = [f"  {_HEADER}"]
     for model in models:
         lines += [model.title, *(f"  {line}" for line in _about(model))]
-    example = usable[0].reference if usable else "hf:OWNER/NAME"
+    usable = (model.reference for model in models if model.reference and not model.refused)
+    example = next(usable, "hf:OWNER/NAME")
     return "\n".join([*lines, "", _FOOTER.format(example=example)])
 
 
@@ -84,12 +84,7 @@ def _about(model: "KnownModel") -> list[str]:
         lines.append(model.note)
     if model.refused:
         lines.append(f"cannot be run: {model.refused}")
-    return [part for line in lines for part in _wrapped(line)]
-
-
-def _wrapped(line: str) -> list[str]:
-    """A line on several, if it is too long for a terminal."""
-    return [line] if len(line) <= _WIDTH else textwrap.wrap(line, _WIDTH, break_long_words=False)
+    return [part for line in lines for part in textwrap.wrap(line, _WIDTH, break_long_words=False)]
 
 
 def _rates(rates: "Iterable[PublishedRate]") -> list[str]:

@@ -1,6 +1,7 @@
 """`zipasr plot`: draw the curves of a training run."""
 
 import argparse
+from pathlib import Path
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -19,8 +20,6 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Draw the figure and print its path; return the exit code."""
-    from pathlib import Path
-
     from zipasr.plots import plot_curves
     from zipasr.train.metrics import read_metrics
 

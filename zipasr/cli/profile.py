@@ -5,6 +5,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from zipasr.cli.flags import flag, given
 from zipasr.cli.model_argument import local_path
 from zipasr.errors import ConfigError, ZipasrError
 
@@ -46,9 +47,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="a preset such as zipformer-s, the folder of a model or run, or hf:OWNER/NAME for a model on the hub",
     )
     parser.add_argument("--all", action="store_true", help="profile every model in the paper's table of encoders instead")
-    parser.add_argument("--batch", type=int, metavar="N", help="utterances per batch (default: 30 on a GPU, else 1)")
+    parser.add_argument("--batch", type=int, help="utterances per batch (default: 30 on a GPU, else 1)")
     parser.add_argument("--seconds", type=float, metavar="S", help="length of each utterance (default: 30)")
-    parser.add_argument("--threads", type=int, metavar="N", help="number of CPU threads (default: PyTorch's choice)")
+    parser.add_argument("--threads", type=int, help="number of CPU threads (default: PyTorch's choice)")
     parser.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     parser.add_argument(
         "--time", action=argparse.BooleanOptionalAction, default=True, help="measure time and memory (default: yes)"
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
     _check(args)
     names = list(TABLE_2) if args.all else [args.model]
-    chosen = {name: getattr(args, name) for name in _MEASURING if getattr(args, name) is not None}
+    chosen = given(args, _MEASURING)
     profiles, num_failed = [], 0
     for name in track(names, "profile", unit="models"):
         config, measured = find_config(local_path(name)), None
@@ -90,11 +91,11 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     """Raise ConfigError for flags that contradict each other or have no effect."""
     if args.all == (args.model is not None):
-        given = "both are; leave one out" if args.all else "neither is; name a model, or ask for the whole table"
-        raise ConfigError(f"either NAME_OR_FOLDER or --all must be given, but {given}")
+        found = "both are; leave one out" if args.all else "neither is; name a model, or ask for the whole table"
+        raise ConfigError(f"either NAME_OR_FOLDER or --all must be given, but {found}")
     if args.plot and not (args.all and args.time):
         raise ConfigError("--plot plots the times of the whole table; use it with --all and without --no-time")
-    useless = [f"--{name}" for name in _MEASURING if getattr(args, name) is not None]
+    useless = [flag(name) for name in given(args, _MEASURING)]
     if useless and not args.time:
         raise ConfigError(f"{', '.join(useless)} would have no effect with --no-time; leave one of them out")
     if args.plot:

@@ -28,7 +28,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         choices=("float32", "float16", "int8"),
         help="that of ONNX graphs (default: float32)",
     )
-    parser.add_argument("--max-gb", type=float, metavar="X", help="fetch files of up to so many GB in all (default: 5)")
+    parser.add_argument("--max-gb", type=float, help="fetch files of up to so many GB in all (default: 5)")
     parser.set_defaults(run=run)
 
 

@@ -2,12 +2,9 @@
 
 import argparse
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from zipasr.errors import ConfigError
-
-if TYPE_CHECKING:
-    from zipasr.hub.publication import Publication
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -70,8 +67,10 @@ def run(args: argparse.Namespace) -> int:
     card = model_card(facts, publication.description)
     for name, flag in facts.missing().items():
         write_line(f"zipasr: the card does not state the {name}; state it with {flag}")
+    sizes = {"README.md": len(card.encode()), **publication.sizes()}
+    plan = {"files": sizes, "card": card}
     if args.dry_run:
-        print(json.dumps(_plan(publication, card)) if args.json else f"{_listing(publication, card)}\n\n{card}")
+        print(json.dumps(plan) if args.json else f"{_listing(sizes)}\n\n{card}")
         return 0
     done = publish(
         publication,
@@ -82,24 +81,13 @@ def run(args: argparse.Namespace) -> int:
         message=args.message or "Upload a model with zipasr",
     )
     if args.json:
-        print(
-            json.dumps({"repository": args.repository, "commit": done.commit, "url": done.url, **_plan(publication, card)})
-        )
+        print(json.dumps({"repository": args.repository, "commit": done.commit, "url": done.url, **plan}))
     else:
-        print(f"{_listing(publication, card)}\n\n{done.url}\nload it: zipasr.load({f'{PREFIX}{args.repository}'!r})")
+        print(f"{_listing(sizes)}\n\n{done.url}\nload it: zipasr.load({f'{PREFIX}{args.repository}'!r})")
     return 0
 
 
-def _plan(publication: "Publication", card: str) -> dict[str, object]:
-    return {"files": _sizes(publication, card), "card": card}
-
-
-def _sizes(publication: "Publication", card: str) -> dict[str, int]:
-    return {"README.md": len(card.encode()), **publication.sizes()}
-
-
-def _listing(publication: "Publication", card: str) -> str:
-    sizes = _sizes(publication, card)
+def _listing(sizes: Mapping[str, int]) -> str:
     lines = [f"{_size(size):>10}  {name}" for name, size in sizes.items()]
     return "\n".join([*lines, f"{_size(sum(sizes.values())):>10}  in all"])
 

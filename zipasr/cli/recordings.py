@@ -1,7 +1,9 @@
 """The flags of verbs that read recordings, and their output files: one per recording, named after it."""
 
 import argparse
+import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,15 +87,11 @@ def result_paths(recordings: Sequence[str], folder: str, ending: str, *, root: s
         if below.split(os.sep)[0] == os.pardir:
             raise ConfigError(f"--root must be a folder that every recording is in, but {name} is not in {root}")
         path = Path(folder) / below / f"{Path(name).stem}.{ending}"
-        if path in taken and os.path.abspath(taken[path]) == os.path.abspath(name):
-            raise ConfigError(
-                f"recordings in a folder must have different names with --out, but {name} is named twice; name it once"
-            )
         if path in taken:
-            raise ConfigError(
-                "recordings in a folder must have different names with --out, but "
-                f"{taken[path]} and {name} are both for {path}; rename one of them"
-            )
+            found = f"{taken[path]} and {name} are both for {path}; rename one of them"
+            if os.path.abspath(taken[path]) == os.path.abspath(name):
+                found = f"{name} is named twice; name it once"
+            raise ConfigError(f"recordings in a folder must have different names with --out, but {found}")
         taken[path] = name
         paths.append(path)
     return paths
@@ -120,6 +118,13 @@ def refuse_overwriting(recordings: Sequence[str], paths: Sequence[Path], *, cure
                 f"results must not replace files beside recordings, but {path} is there beside {name}; choose another "
                 f"--out, {cure}or delete it if it is an old result"
             )
+
+
+def report_failure(recording: str, problem: str, *, is_json: bool) -> None:
+    """Write to stderr why a recording has no result and, where results are printed as JSON, an object in its place."""
+    print(f"zipasr: error: {problem}", file=sys.stderr)
+    if is_json:
+        print(json.dumps({"audio": recording, "error": problem}, ensure_ascii=False), flush=True)
 
 
 def write_result(path: Path, content: str) -> None:

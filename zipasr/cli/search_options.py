@@ -5,6 +5,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from zipasr.cli.device_options import add_device_option, add_precision_option
+from zipasr.cli.flags import given, refuse_without
 from zipasr.cli.model_argument import fetch_model
 from zipasr.cli.threads import add_threads_option, divide_threads, use_threads
 from zipasr.errors import ConfigError
@@ -26,35 +27,28 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
         "saved by train or evaluate --save, else beam for a transducer head, attention_rescoring for an attention decoder, "
         "ctc_greedy for others (ctc_beam if a flag below needs it)",
     )
-    parser.add_argument("--beam", type=int, metavar="N", help="beam size: hypotheses that a beam search keeps (default: 4)")
+    parser.add_argument("--beam", type=int, help="beam size: hypotheses that a beam search keeps (default: 4)")
     parser.add_argument(
         "--max-symbols-per-frame",
         type=int,
-        metavar="N",
         help="tokens that beam and greedy may emit per frame of 40 ms; try more if words are missing (default: 1)",
     )
     parser.add_argument(
-        "--ctc-scale",
-        type=float,
-        metavar="X",
-        help="weight of the CTC head in joint, relative to 1 for the transducer (default: 0.3)",
+        "--ctc-scale", type=float, help="weight of the CTC head in joint, relative to 1 for the transducer (default: 0.3)"
     )
     parser.add_argument(
         "--attention-scale",
         type=float,
-        metavar="X",
         help="weight of the attention decoder in attention_rescoring, relative to 1 for CTC (default: 1)",
     )
     parser.add_argument(
         "--blank-penalty",
         type=float,
-        metavar="X",
         help="subtracted from the score of blank; positive values reduce deletions (default: 0)",
     )
     parser.add_argument(
         "--temperature",
         type=float,
-        metavar="X",
         help="divides the scores before they become probabilities; above 1 a beam search trusts the model less (default: 1)",
     )
     parser.add_argument(
@@ -65,7 +59,6 @@ def add_search_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hotword-boost",
         type=float,
-        metavar="X",
         help="boost in nats per token, for hotwords without a boost of their own (default: 1.5)",
     )
     _add_graph_options(parser)
@@ -79,11 +72,10 @@ def _add_language_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lm", metavar="PATH", help="language model: a file or folder of train-lm, hf:OWNER/NAME, or an ARPA file"
     )
-    parser.add_argument("--lm-scale", type=float, metavar="X", help="weight of --lm (default: 0.3)")
+    parser.add_argument("--lm-scale", type=float, help="weight of --lm (default: 0.3)")
     parser.add_argument(
         "--ngram-scale",
         type=float,
-        metavar="X",
         help="weight of the n-gram of the training texts that train puts into the folder of a model (default: 0, or that of "
         "its default search)",
     )
@@ -93,7 +85,7 @@ def _add_language_model_options(parser: argparse.ArgumentParser) -> None:
         help="token n-gram of train-lm or in ARPA format, whose scores are subtracted, to discount what the transducer "
         "knows of language",
     )
-    parser.add_argument("--lodr-scale", type=float, metavar="X", help="weight of --lodr, 0 or below (default: -0.15)")
+    parser.add_argument("--lodr-scale", type=float, help="weight of --lodr, 0 or below (default: -0.15)")
 
 
 def _add_graph_options(parser: argparse.ArgumentParser) -> None:
@@ -104,21 +96,27 @@ def _add_graph_options(parser: argparse.ArgumentParser) -> None:
         "nothing, if the graph has a threshold",
     )
     parser.add_argument(
-        "--graph-beam-nats", type=float, metavar="X", help="paths through --graph to keep, below the best by X (default: 20)"
+        "--graph-beam-nats", type=float, help="paths through --graph to keep, below the best by X (default: 20)"
     )
-    parser.add_argument("--max-states", type=int, metavar="N", help="states of --graph to keep per frame (default: 1000)")
+    parser.add_argument("--max-states", type=int, help="states of --graph to keep per frame (default: 1000)")
+    parser.add_argument("--max-contexts", type=int, help="label contexts to score per frame with --graph (default: 8)")
+
+
+def add_vad_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--vad` to a verb."""
     parser.add_argument(
-        "--max-contexts", type=int, metavar="N", help="label contexts to score per frame with --graph (default: 8)"
+        "--vad",
+        action=argparse.BooleanOptionalAction,
+        help="split recordings longer than 30 s at pauses and skip silence (default: do so if silero-vad is installed)",
     )
 
 
 def add_chunk_options(parser: argparse.ArgumentParser, what: str) -> None:
     """Add `--chunk-ms`, with `what` as its help, and `--left-context-ms` to a verb."""
-    parser.add_argument("--chunk-ms", type=int, metavar="N", help=f"{what}; for causal models, such as 320")
+    parser.add_argument("--chunk-ms", type=int, help=f"{what}; for causal models, such as 320")
     parser.add_argument(
         "--left-context-ms",
         type=int,
-        metavar="N",
         help="with --chunk-ms: left context before a chunk (default: the one of training that is nearest to 2560)",
     )
 
@@ -151,12 +149,10 @@ def search_config(args: argparse.Namespace) -> "SearchConfig":
     """
     from zipasr.search.strategy import SearchConfig
 
-    needed = [("lm_scale", "lm"), ("lodr_scale", "lodr"), ("hotword_boost", "hotwords")]
-    needed += [(name, "graph") for name in ("graph_beam_nats", "max_states", "max_contexts")]
-    for scale, of in needed:
-        if getattr(args, scale) is not None and getattr(args, of) is None:
-            flag = f"--{scale.replace('_', '-')}"
-            raise ConfigError(f"{flag} has no effect without --{of}; give that too, or leave {flag} out")
+    refuse_without(args, "lm", "lm_scale")
+    refuse_without(args, "lodr", "lodr_scale")
+    refuse_without(args, "hotwords", "hotword_boost")
+    refuse_without(args, "graph", "graph_beam_nats", "max_states", "max_contexts")
     return SearchConfig(method=args.search, **_given(args))
 
 
@@ -164,8 +160,7 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
     """The fields of `SearchConfig` that flags set, without the method."""
     from zipasr.search.strategy import SearchConfig
 
-    names = [field.name for field in dataclasses.fields(SearchConfig)]
-    return {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
+    return given(args, [field.name for field in dataclasses.fields(SearchConfig)])
 
 
 def load_recognizer(
@@ -206,7 +201,7 @@ def load_recognizer(
         lm=args.lm,
         lodr=args.lodr,
         hotwords=read_hotwords(args.hotwords) if args.hotwords is not None else (),
-        graph=getattr(args, "graph", None),
+        graph=args.graph,
         long_recordings=long_recordings,
         chunks=chunk_config(args, simulate_streaming=simulate_streaming),
     )

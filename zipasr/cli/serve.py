@@ -6,10 +6,11 @@ import os
 import sys
 from pathlib import Path
 
+from zipasr.cli.flags import given
 from zipasr.cli.keyword_options import add_keyword_file_option
 from zipasr.cli.memory import uncollected_imports
 from zipasr.cli.model_argument import add_model_argument
-from zipasr.cli.search_options import add_chunk_options, add_search_options, load_recognizer
+from zipasr.cli.search_options import add_chunk_options, add_search_options, add_vad_option, load_recognizer
 from zipasr.errors import ConfigError
 
 _KEY_VARIABLE = "ZIPASR_API_KEY"
@@ -28,38 +29,33 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     add_model_argument(parser)
     parser.add_argument("--host", metavar="ADDRESS", help="address to listen on; 0.0.0.0: all (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, metavar="N", help="port to listen on; 0: any free one (default: 6006)")
+    parser.add_argument("--port", type=int, help="port to listen on; 0: any free one (default: 6006)")
     parser.add_argument(
         "--api-key-file",
         metavar="FILE",
         help=f"a file with the key that clients must send (default: the variable {_KEY_VARIABLE}, else no key)",
     )
-    parser.add_argument("--max-upload-mb", type=float, metavar="X", help="largest request, in MB (default: 500)")
-    parser.add_argument("--max-audio-s", type=float, metavar="X", help="longest recording, in seconds (default: 14400)")
-    parser.add_argument("--max-connections", type=int, metavar="N", help="most open requests and WebSockets (default: 200)")
+    parser.add_argument("--max-upload-mb", type=float, help="largest request, in MB (default: 500)")
+    parser.add_argument("--max-audio-s", type=float, help="longest recording, in seconds (default: 14400)")
+    parser.add_argument("--max-connections", type=int, help="most open requests and WebSockets (default: 200)")
     parser.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
-        help="batches computed at once, with the threads of --threads in all (default: 1)",
+        "--workers", type=int, help="batches computed at once, with the threads of --threads in all (default: 1)"
     )
-    parser.add_argument("--max-waiting", type=int, metavar="N", help="most recordings in the queue (default: 64)")
+    parser.add_argument("--max-waiting", type=int, help="most recordings in the queue (default: 64)")
     parser.add_argument(
         "--max-wait-ms",
         type=float,
-        metavar="X",
         help="under load, let live audio wait this long for that of other streams, at most a quarter of a chunk: together "
         "they cost less (default: 40; 0: never)",
     )
     parser.add_argument(
         "--idle-timeout-s",
         type=float,
-        metavar="X",
         help="disconnect clients that send nothing for this many seconds; live audio gets its final text first (default: "
         "60; 0: never)",
     )
     parser.add_argument(
-        "--drain-timeout-s", type=float, metavar="X", help="seconds that accepted requests have after SIGTERM (default: 120)"
+        "--drain-timeout-s", type=float, help="seconds that accepted requests have after SIGTERM (default: 120)"
     )
     _add_recognition_options(parser)
     _add_rare_options(parser)
@@ -74,11 +70,7 @@ def _add_recognition_options(parser: argparse.ArgumentParser) -> None:
         metavar="CODE",
         help="the model's language, such as en: requests may name no other (default: they may name any)",
     )
-    parser.add_argument(
-        "--vad",
-        action=argparse.BooleanOptionalAction,
-        help="split recordings longer than 30 s at pauses and skip silence (default: do so if silero-vad is installed)",
-    )
+    add_vad_option(parser)
     parser.add_argument(
         "--graphs",
         nargs="+",
@@ -121,13 +113,11 @@ def run(args: argparse.Namespace) -> int:
         from zipasr.serve.server import check_packages
 
     check_packages()
-    names = [field.name for field in dataclasses.fields(ServeConfig)]
-    given = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
-    given.pop("keywords", None)
+    settings = given(args, [field.name for field in dataclasses.fields(ServeConfig)])
     if args.keywords is not None:
-        given["keywords"] = read_keywords(args.keywords)
-    given |= {name: tuple(values) for name, values in given.items() if isinstance(values, list)}
-    config = ServeConfig(api_key=_api_key(args.api_key_file), **given)
+        settings["keywords"] = read_keywords(args.keywords)
+    settings |= {name: tuple(values) for name, values in settings.items() if isinstance(values, list)}
+    config = ServeConfig(api_key=_api_key(args.api_key_file), **settings)
     name = model_name(args.model)
     recognizer = load_recognizer(args, long_recordings=LongRecordingConfig(use_vad=args.vad), num_workers=config.workers)
 

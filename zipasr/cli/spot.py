@@ -8,15 +8,9 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, cast
 
 from zipasr.cli.device_options import add_device_option, add_precision_option
-from zipasr.cli.keyword_options import (
-    add_keyword_file_option,
-    add_near_option,
-    add_spotter_options,
-    make_spotter,
-    spotter_config,
-)
+from zipasr.cli.keyword_options import add_keyword_file_option, add_spotter_options, make_spotter, spotter_config
 from zipasr.cli.model_argument import add_model_argument, fetch_model
-from zipasr.cli.recordings import add_file_options, expand_folders
+from zipasr.cli.recordings import add_file_options, expand_folders, report_failure
 from zipasr.cli.search_options import add_chunk_options, chunk_config
 from zipasr.cli.threads import add_threads_option, use_threads
 from zipasr.errors import AudioError, ConfigError
@@ -60,10 +54,16 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--max-symbols-per-frame",
         type=int,
-        metavar="N",
         help="tokens that a frame of 40 ms may emit (default: as many as the model's default search)",
     )
-    add_near_option(parser)
+    parser.add_argument(
+        "--near",
+        type=float,
+        nargs="?",
+        const=0.5,
+        metavar="SHARE",
+        help="also report near misses, whose score is at least this share of the threshold (without a number: 0.5)",
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON object for each event")
     add_file_options(parser)
     add_chunk_options(parser, "process audio in chunks of this length: shorter ones report earlier, with more errors")
@@ -105,9 +105,7 @@ def run(args: argparse.Namespace) -> int:
             _spot(args, spotter, path, name)
         except AudioError as error:
             num_failed += 1
-            print(f"zipasr: error: {error}", file=sys.stderr)
-            if args.json:
-                print(json.dumps({"audio": path, "error": str(error)}, ensure_ascii=False), flush=True)
+            report_failure(path, str(error), is_json=args.json)
     return 1 if num_failed else 0
 
 

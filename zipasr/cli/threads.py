@@ -36,7 +36,7 @@ def add_threads_option(
 ) -> None:
     """Add `--threads` to a verb; `what` is added to its help, which says what the default is."""
     help_text = f"total number of CPU threads{what} (default: {default})"
-    parser.add_argument("--threads", type=int, metavar="N", help=help_text)
+    parser.add_argument("--threads", type=int, help=help_text)
 
 
 def use_threads(model: str, num_threads: int | None = None) -> int:
@@ -99,7 +99,7 @@ def use_threads_for_training(config: "TrainConfig", num_threads: int | None) -> 
     from zipasr.train.rounds import has_rounds
 
     device = select_device(config.device)
-    num_parameters = _num_parameters(lambda: AsrModel(config.model))
+    num_parameters = count_parameters(lambda: AsrModel(config.model))
     is_small = device.type == "cpu" and num_parameters < SMALL_MODEL_PARAMETERS
     if is_small and num_threads != 1 and has_rounds(config) and _can_start_processes():
         wanted = num_cores() if num_threads is None else split_threads(num_threads, num_readers=0, device=device)[0]
@@ -138,19 +138,9 @@ def _can_start_processes() -> bool:
     return os.name == "posix" and not is_under_torchrun() and ranks_of_environment().size == 1
 
 
-def use_threads_for(make_model: "Callable[[], torch.nn.Module]", num_threads: int | None = None) -> None:
-    """Configure the threads for a model that has not been constructed yet.
-
-    Raises:
-        ConfigError: `num_threads` is out of range.
-    """
-    from zipasr.device import configure_threads
-
-    configure_threads(num_threads, num_parameters=_num_parameters(make_model))
-
-
-def _num_parameters(make_model: "Callable[[], torch.nn.Module]") -> int:
+def count_parameters(make_model: "Callable[[], torch.nn.Module]") -> int:
+    """The number of parameters of a model, which gets no memory."""
     import torch
 
-    with torch.device("meta"):  # counts without computing anything
+    with torch.device("meta"):
         return sum(p.numel() for p in make_model().parameters())

@@ -1,15 +1,15 @@
 """`zipasr train`: train a model by a recipe or on a data folder, or resume a run."""
 
 import argparse
+import json
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zipasr.cli.memory import keep_freed_memory
 from zipasr.cli.threads import MOST_PROCESSES, add_threads_option, use_threads_for_training
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from zipasr.train.config import TrainConfig
     from zipasr.train.length import BudgetedRun, Length
     from zipasr.train.local_ranks import Team
@@ -84,9 +84,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, team: "Team") -> int:
-    import json
-    from pathlib import Path
-
     from zipasr.config import to_json
     from zipasr.progress import write_line
     from zipasr.recipes.configure import configure_run, is_given
@@ -136,7 +133,7 @@ def _run(args: argparse.Namespace, team: "Team") -> int:
     return 0
 
 
-def _print_report(report: "TrainReport", data: "Path") -> None:
+def _print_report(report: "TrainReport", data: Path) -> None:
     """Print the result of a run, where its model is, and the next commands."""
     if not report.is_finished:
         print(f"{report.folder}: stopped after {report.num_steps} batches; run the same command to resume")

@@ -2,7 +2,8 @@
 
 import argparse
 
-from zipasr.cli.threads import use_threads_for
+from zipasr.cli.threads import count_parameters
+from zipasr.errors import ConfigError
 
 _DEFAULT_ORDER, _DEFAULT_UNIT = 3, "token"
 
@@ -30,7 +31,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--kind", choices=("lstm", "transformer", "ngram"), default="lstm", help="kind of model (default: %(default)s)"
     )
-    parser.add_argument("--order", type=int, help=f"order of an n-gram; LODR needs 2 (default: {_DEFAULT_ORDER})")
+    parser.add_argument(
+        "--order", type=int, metavar="ORDER", help=f"order of an n-gram; LODR needs 2 (default: {_DEFAULT_ORDER})"
+    )
     parser.add_argument(
         "--unit", choices=("token", "word"), help=f"unit of an n-gram; LODR needs token (default: {_DEFAULT_UNIT})"
     )
@@ -52,7 +55,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(args: argparse.Namespace) -> int:
     """Train and print the path of the model and its perplexity; return the exit code."""
     from zipasr.config import set_fields
-    from zipasr.errors import ConfigError
+    from zipasr.device import configure_threads
     from zipasr.lm import LmConfig, NeuralLm
     from zipasr.lm.training import default_config, train_language_model, train_ngram
     from zipasr.recognizer.opening import open_tokenizer
@@ -69,11 +72,8 @@ def run(args: argparse.Namespace) -> int:
         order, unit = args.order if args.order is not None else _DEFAULT_ORDER, args.unit or _DEFAULT_UNIT
         report = train_ngram(args.texts, tokenizer, args.out, order=order, unit=unit, dev=args.dev)
     else:
-        use_threads_for(
-            lambda: NeuralLm(
-                LmConfig(vocab_size=tokenizer.vocab_size, sos_eos_id=tokenizer.sos_eos_id, network=config.network)
-            )
-        )
+        shape = LmConfig(vocab_size=tokenizer.vocab_size, sos_eos_id=tokenizer.sos_eos_id, network=config.network)
+        configure_threads(num_parameters=count_parameters(lambda: NeuralLm(shape)))
         report = train_language_model(args.texts, tokenizer, args.out, config, dev=args.dev, is_quiet=not args.progress)
     print(
         f"{report.model}: {report.description}; perplexity {report.perplexity:.2f} per {report.unit} on "

@@ -1,7 +1,6 @@
 """`zipasr transcribe DIR AUDIO...`: the text of recordings on stdout, or files with subtitles, tables or word times."""
 
 import argparse
-import json
 import os
 import re
 import sys
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from zipasr.cli.console import log_lines
 from zipasr.cli.cue_options import add_cue_options, cue_config
+from zipasr.cli.flags import flag
 from zipasr.cli.memory import uncollected_imports
 from zipasr.cli.model_argument import add_model_argument, fetch_model
 from zipasr.cli.recordings import (
@@ -21,10 +21,17 @@ from zipasr.cli.recordings import (
     expand_folders,
     is_beside,
     refuse_overwriting,
+    report_failure,
     result_paths,
     write_result,
 )
-from zipasr.cli.search_options import add_chunk_options, add_search_options, load_recognizer, search_config
+from zipasr.cli.search_options import (
+    add_chunk_options,
+    add_search_options,
+    add_vad_option,
+    load_recognizer,
+    search_config,
+)
 from zipasr.cli.threads import divide_threads
 from zipasr.errors import AudioError, ConfigError
 from zipasr.lfs import refuse_pointer
@@ -65,9 +72,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("--json", action="store_true", help="the same as --format json: one object per line")
     _add_batch_options(parser)
-    parser.add_argument("--num-best", type=int, metavar="N", help="number of n-best hypotheses in the JSON (default: 1)")
+    parser.add_argument("--num-best", type=int, help="number of n-best hypotheses in the JSON (default: 1)")
     channels = parser.add_mutually_exclusive_group()
-    channels.add_argument("--channel", type=int, metavar="N", help="use one channel, from 0 (default: the mean of all)")
+    channels.add_argument("--channel", type=int, help="use one channel, from 0 (default: the mean of all)")
     channels.add_argument("--per-channel", action="store_true", help="one transcript for every channel")
     channels.add_argument(
         "--merge-channels",
@@ -76,11 +83,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     add_file_options(parser)
     add_cue_options(parser)
-    parser.add_argument(
-        "--vad",
-        action=argparse.BooleanOptionalAction,
-        help="split recordings longer than 30 s at pauses and skip silence (default: do so if silero-vad is installed)",
-    )
+    add_vad_option(parser)
     add_search_options(parser)
     add_chunk_options(parser, "process recordings in chunks of this length, like a stream")
     parser.set_defaults(run=run)
@@ -103,7 +106,6 @@ def _add_batch_options(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         type=int,
         default=1,
-        metavar="N",
         help="transcribe N recordings at once, in N processes, each with a copy of the model and its share of --threads "
         "(default: 1)",
     )
@@ -133,9 +135,7 @@ def run(args: argparse.Namespace) -> int:
         for result in merge_results(results) if args.merge_channels else results:
             if result.transcript is None:
                 num_failed += 1
-                print(f"zipasr: error: {result.error}", file=sys.stderr)
-                if format == "json" and not args.out:
-                    print(json.dumps({"audio": result.path, "error": str(result.error)}, ensure_ascii=False), flush=True)
+                report_failure(result.path, str(result.error), is_json=format == "json" and not args.out)
                 continue
             name = Path(result.path).stem if format == "ctm" else result.path
             written = write(result.transcript, names.get(result.path, name))
@@ -204,7 +204,7 @@ def _check(args: argparse.Namespace, format: str, paths: Sequence[str]) -> None:
         raise ConfigError(f"a {format} file holds one recording; give a folder for several with --out")
     for name in ("skip_existing", "root"):
         if getattr(args, name) and not args.out:
-            raise ConfigError(f"--{name.replace('_', '-')} has no effect without --out; give that too, or leave it out")
+            raise ConfigError(f"{flag(name)} has no effect without --out; give that too, or leave it out")
     unshared = [path for path in paths if path.startswith(_UNSHARED)]
     if args.jobs != 1 and unshared:
         raise ConfigError(f"--jobs must be 1 for pipes of the shell, but is {args.jobs} with {unshared[0]}; name files")

@@ -73,8 +73,7 @@ def large_long() -> TrainConfig:
     Follows: icefall of October 2023 (pull request 1058, model of 26 October).
     Published: beam search (4), epoch 174, mean of 172 epochs; greedy search 2.00 / 4.47.
     """
-    config = _recipe(model.large(), max_duration_s=2200.0, average_share=172 / 174)
-    return dataclasses.replace(config, num_epochs=174)
+    return _recipe(model.large(), max_duration_s=2200.0, num_epochs=174, average_share=172 / 174)
 
 
 def medium_streaming() -> TrainConfig:
@@ -87,10 +86,10 @@ def medium_streaming() -> TrainConfig:
     Published: beam search (4) under the mask of chunks, 2.56 s and 5.12 s of left context; epoch 30 of 40, mean of 8 epochs.
     Greedy search 3.06 / 7.81 and 2.81 / 7.15.
     """
-    config = _recipe(model.medium(), max_duration_s=1000.0, average_share=8 / 30)
-    assert isinstance(config.model.encoder, ZipformerConfig)
-    encoder = dataclasses.replace(config.model.encoder, is_causal=True)
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, encoder=encoder), num_epochs=30)
+    network = model.medium()
+    assert isinstance(network.encoder, ZipformerConfig)
+    network = dataclasses.replace(network, encoder=dataclasses.replace(network.encoder, is_causal=True))
+    return _recipe(network, max_duration_s=1000.0, num_epochs=30, average_share=8 / 30)
 
 
 def medium_transducer_ctc() -> TrainConfig:
@@ -103,8 +102,7 @@ def medium_transducer_ctc() -> TrainConfig:
     Published: CTC search without a language model, epoch 40, mean of 16 epochs.
     """
     network = dataclasses.replace(model.medium(), ctc=CtcConfig())
-    config = _recipe(network, max_duration_s=1000.0, average_share=16 / 40)
-    return dataclasses.replace(config, num_epochs=40)
+    return _recipe(network, max_duration_s=1000.0, num_epochs=40, average_share=16 / 40)
 
 
 def small_ctc() -> TrainConfig:
@@ -117,7 +115,7 @@ def small_ctc() -> TrainConfig:
     Published: table 8, which does not say over how many epochs the model was averaged.
     """
     # The rate is inferred: all published commands of small models have it.
-    return dataclasses.replace(_ctc(model.small(), max_duration_s=1700.0, num_epochs=100), lr=0.04)
+    return _ctc(model.small(), max_duration_s=1700.0, lr=0.04)
 
 
 def medium_ctc() -> TrainConfig:
@@ -129,7 +127,7 @@ def medium_ctc() -> TrainConfig:
     Follows: icefall of October 2023 (the paper gives no other date).
     Published: table 8, which does not say over how many epochs the model was averaged.
     """
-    return _ctc(model.medium(), max_duration_s=1400.0, num_epochs=100)
+    return _ctc(model.medium(), max_duration_s=1400.0)
 
 
 def large_ctc() -> TrainConfig:
@@ -141,7 +139,7 @@ def large_ctc() -> TrainConfig:
     Follows: icefall of October 2023 (the paper gives no other date).
     Published: table 8, which does not say over how many epochs the model was averaged.
     """
-    return _ctc(model.large(), max_duration_s=1200.0, num_epochs=100)
+    return _ctc(model.large(), max_duration_s=1200.0)
 
 
 def small_ctc_aed() -> TrainConfig:
@@ -153,7 +151,7 @@ def small_ctc_aed() -> TrainConfig:
     Follows: icefall of July 2024 (pull request 1389).
     Published: attention rescoring, epoch 50, mean of 30 epochs; CTC alone 3.04 / 7.04.
     """
-    return dataclasses.replace(_ctc_aed(model.small(), max_duration_s=1700.0, average_share=30 / 50), lr=0.04)
+    return _ctc_aed(model.small(), max_duration_s=1700.0, average_share=30 / 50, lr=0.04)
 
 
 def medium_ctc_aed() -> TrainConfig:
@@ -227,9 +225,7 @@ def large_cr_ctc_aed() -> TrainConfig:
     Follows: icefall of October 2024 (pull request 1766).
     Published: attention rescoring, epoch 50, mean of 20 epochs.
     """
-    network = dataclasses.replace(_only_ctc(model.large()), attention=AttentionConfig())
-    config = _cr_ctc(network, max_duration_s=1200.0, scale=0.02, average_share=20 / 50)
-    return dataclasses.replace(config, ctc_loss_scale=0.1, attention_loss_scale=0.9, search=RESCORING)
+    return _with_rescoring(_cr_ctc(_only_ctc(model.large()), max_duration_s=1200.0, scale=0.02, average_share=20 / 50))
 
 
 def large_transducer_cr_ctc() -> TrainConfig:
@@ -249,13 +245,16 @@ def large_transducer_cr_ctc() -> TrainConfig:
 # What they share
 
 
-def _recipe(network: AsrConfig, *, max_duration_s: float, average_share: float, lr: float = 0.045) -> TrainConfig:
+def _recipe(
+    network: AsrConfig, *, max_duration_s: float, average_share: float, num_epochs: int = 50, lr: float = 0.045
+) -> TrainConfig:
     """Settings that all runs share; the other settings are the defaults of their classes, which are this recipe's values."""
     return TrainConfig(
         data="data/librispeech",
         model=network,
         tokenizer=TokenizerConfig(kind="unigram", vocab_size=500, max_texts=None),
         batch=BatchConfig(max_duration_s=max_duration_s, noise=NoiseConfig()),
+        num_epochs=num_epochs,
         lr=lr,
         min_duration_s=1.0,
         max_duration_s=20.0,
@@ -272,15 +271,18 @@ def _only_ctc(network: AsrConfig) -> AsrConfig:
     return dataclasses.replace(network, transducer=None, ctc=CtcConfig())
 
 
-def _ctc(network: AsrConfig, *, max_duration_s: float, num_epochs: int) -> TrainConfig:
-    config = _recipe(_only_ctc(network), max_duration_s=max_duration_s, average_share=0.3)
-    return dataclasses.replace(config, num_epochs=num_epochs)
+def _ctc(network: AsrConfig, *, max_duration_s: float, lr: float = 0.045) -> TrainConfig:
+    return _recipe(_only_ctc(network), max_duration_s=max_duration_s, num_epochs=100, average_share=0.3, lr=lr)
 
 
-def _ctc_aed(network: AsrConfig, *, max_duration_s: float, average_share: float) -> TrainConfig:
-    with_decoder = dataclasses.replace(_only_ctc(network), attention=AttentionConfig())
-    config = _recipe(with_decoder, max_duration_s=max_duration_s, average_share=average_share)
-    return dataclasses.replace(config, ctc_loss_scale=0.1, attention_loss_scale=0.9, search=RESCORING)
+def _ctc_aed(network: AsrConfig, *, max_duration_s: float, average_share: float, lr: float = 0.045) -> TrainConfig:
+    return _with_rescoring(_recipe(_only_ctc(network), max_duration_s=max_duration_s, average_share=average_share, lr=lr))
+
+
+def _with_rescoring(config: TrainConfig) -> TrainConfig:
+    """The run with an attention decoder in addition, which rescores the hypotheses of CTC."""
+    network = dataclasses.replace(config.model, attention=AttentionConfig())
+    return dataclasses.replace(config, model=network, ctc_loss_scale=0.1, attention_loss_scale=0.9, search=RESCORING)
 
 
 def _cr_ctc(network: AsrConfig, *, max_duration_s: float, scale: float, average_share: float) -> TrainConfig:

@@ -154,27 +154,9 @@ def fit(facts: DataFacts, folder: str, *, batches_per_epoch: float, batches_per_
         f"length: {num_steps:,} {'' if batches_per_step == 1 else f'× {batches_per_step} '}batches of "
         f"{config.batch.max_duration_s:g} s, which are {num_steps / steps_per_epoch:.1f} epochs at "
         f"{len(config.batch.speed_factors)} speeds each",
-        *_ngram_reason(recipe),
-        *_noise_reason(noise),
-        *_warnings(facts),
+        *_notes(recipe, facts),
     ]
     return FittedRun(config, tuple(reasons), recipe)
-
-
-def _ngram_reason(recipe: TrainConfig) -> tuple[str, ...]:
-    if recipe.ngram_order is None:
-        return ()
-    return (f"n-gram: of order {recipe.ngram_order}, of the texts; its beam searches are tried beside those without it",)
-
-
-def _noise_reason(noise: NoiseConfig | None) -> tuple[str, ...]:
-    if noise is None:
-        return ()
-    low_db, high_db = noise.snr_db
-    return (
-        f"noise: {noise.cuts}, in {noise.prob:.0%} of the utterances at {low_db:g} to {high_db:g} dB, and alone instead of "
-        f"{noise.alone_prob:.0%}",
-    )
 
 
 def batches_to_train(batches_per_epoch: float) -> int:
@@ -231,9 +213,20 @@ def _tokenizer(facts: DataFacts) -> tuple[TokenizerConfig, str]:
     return TokenizerConfig(kind="char", vocab_size=None), why
 
 
-def _warnings(facts: DataFacts) -> list[str]:
-    """Notes about limitations of the data."""
+def _notes(recipe: TrainConfig, facts: DataFacts) -> list[str]:
+    """What else the run uses, and limitations of the data."""
     said = []
+    if recipe.ngram_order is not None:
+        said.append(
+            f"n-gram: of order {recipe.ngram_order}, of the texts; its beam searches are tried beside those without it"
+        )
+    noise = recipe.batch.noise
+    if noise is not None:
+        low_db, high_db = noise.snr_db
+        said.append(
+            f"noise: {noise.cuts}, in {noise.prob:.0%} of the utterances at {low_db:g} to {high_db:g} dB, and alone instead "
+            f"of {noise.alone_prob:.0%}"
+        )
     if facts.num_speakers == 1:
         said.append("note: one speaker; other voices will be recognized worse")
     if facts.num_distinct_texts < FEW_TEXTS_SHARE * facts.num_utterances:

@@ -35,7 +35,7 @@ def small() -> TrainConfig:
     Follows: icefall of October 2023 (the paper gives no other date).
     Published: the paper only, with 14 epochs; batches and average are those of `medium`, as none are published.
     """
-    return dataclasses.replace(_recipe(model.small()), num_epochs=14, average_share=4 / 14)
+    return _recipe(model.small(), num_epochs=14)
 
 
 def medium() -> TrainConfig:
@@ -59,7 +59,7 @@ def large() -> TrainConfig:
     Follows: icefall of October 2023 (the paper gives no other date).
     Published: the paper only, with 14 epochs; batches and average are those of `medium`, as none are published.
     """
-    return dataclasses.replace(_recipe(model.large()), num_epochs=14, average_share=4 / 14)
+    return _recipe(model.large(), num_epochs=14)
 
 
 def medium_streaming() -> TrainConfig:
@@ -78,13 +78,13 @@ def medium_streaming() -> TrainConfig:
     return _recipe(dataclasses.replace(network, encoder=dataclasses.replace(network.encoder, is_causal=True)))
 
 
-def _recipe(network: AsrConfig) -> TrainConfig:
+def _recipe(network: AsrConfig, *, num_epochs: int = 12) -> TrainConfig:
     return TrainConfig(
         data="data/wenetspeech",
         model=dataclasses.replace(network, vocab_size=VOCAB_SIZE),
         tokenizer=TokenizerConfig(kind="spaceless", vocab_size=None, max_texts=None),
         batch=BatchConfig(max_duration_s=450.0, num_buckets=15, noise=NoiseConfig()),
-        num_epochs=12,
+        num_epochs=num_epochs,
         lr=0.045,
         lr_batches=7500.0,
         lr_epochs=1.5,
@@ -92,7 +92,7 @@ def _recipe(network: AsrConfig) -> TrainConfig:
         min_duration_s=1.0,
         max_duration_s=15.0,
         use_copy_limits=True,
-        average_share=4 / 12,
+        average_share=4 / num_epochs,
         # Differs: the published runs save every 4000 batches and after each epoch; four epochs exceed 30 such checkpoints.
         save_interval=8000,
         keep_checkpoints=40,
