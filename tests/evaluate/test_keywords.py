@@ -231,6 +231,7 @@ def test_saved_keywords_have_the_boost_of_their_thresholds(
         (("--keywords", "x", "--lm", "y"), "--lm has no effect with --keywords"),
         (("--keywords", "x", "--ctc-scale", "0.5"), "--ctc-scale has no effect with --keywords"),
         (("--keywords", "x", "--ngram-scale", "0.5"), "--ngram-scale has no effect with --keywords"),
+        (("--keywords", "x", "--attention-scale", "0"), "--attention-scale has no effect with --keywords"),
         (("--keywords", "x", "--graph", "y"), "--graph has no effect with --keywords"),
         (("--keywords", "x", "--boost", "0", "--save-keywords", "y"), "a boost of 0 cannot be saved"),
         (("--keywords", "x", "--search", "beam"), "--search has no effect with --keywords"),

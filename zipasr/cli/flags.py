@@ -23,6 +23,6 @@ def refuse_without(args: argparse.Namespace, needed: str, *names: str) -> None:
     Raises:
         ConfigError: one of them is given, and `needed` is not.
     """
-    if getattr(args, needed) in (None, False):
+    if getattr(args, needed) is None or getattr(args, needed) is False:  # 0 is a value
         for name in given(args, names):
             raise ConfigError(f"{flag(name)} has no effect without {flag(needed)}; give that too, or leave {flag(name)} out")

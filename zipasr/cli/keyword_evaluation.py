@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zipasr.cli.console import right_aligned
-from zipasr.cli.flags import flag, refuse_without
+from zipasr.cli.flags import flag, given, refuse_without
 from zipasr.cli.keyword_options import SPOTTER_FLAGS, add_keyword_file_option, add_spotter_options, make_spotter
 from zipasr.cli.recordings import write_result
 from zipasr.cli.references import read_utterances, report_unreadable
@@ -72,8 +72,8 @@ def check_keyword_evaluation(args: argparse.Namespace) -> None:
         raise ConfigError("a boost of 0 cannot be saved, since 0 means the default in a file; leave --save-keywords out")
     if args.search != "auto":
         raise ConfigError("--search has no effect with --keywords, which the transducer finds; leave one out")
-    for name in _OTHERS:
-        if getattr(args, name) not in (None, False):
+    for name in given(args, _OTHERS):
+        if getattr(args, name) is not False:
             raise ConfigError(f"{flag(name)} has no effect with --keywords; leave one out, or use two commands")
 
 
