@@ -27,6 +27,20 @@ COUNT_BLOCKS = (
     "constructor(...options) { super(...options); this.port.addEventListener('message', () => window.numBlocks++); }}"
 )
 """Makes the page count the blocks of 0.1 s that its microphone has recorded, in `numBlocks`."""
+HAS_CRASHED = ("Inspector.targetCrashed", "Inspector.detached")
+"""Events of a page after which it answers nothing more."""
+MIDDLE_TO_CLICK = """
+((element) => {{
+  element.scrollIntoView({{ block: "center" }});
+  window.clicked = "nothing";
+  document.addEventListener("click", ({{ target }}) => {{
+    window.clicked = element.contains(target) ? "" : target.outerHTML.slice(0, 200);
+  }}, {{ once: true, capture: true }});
+  const box = element.getClientRects()[0];
+  return [box.x + box.width / 2, box.y + box.height / 2];
+}})(document.querySelector({selector}))
+"""
+"""Scrolls to an element and returns the middle of its first box; `clicked` says where the next click goes, if not to it."""
 
 
 class Browser:
@@ -36,6 +50,7 @@ class Browser:
         """Wrap a DevTools connection to the page."""
         self._connection = connection
         self._ids = itertools.count(1)
+        self.call("Inspector.enable")
 
     def call(self, method: str, **params: object) -> dict[str, object]:
         """The result of a method of the protocol."""
@@ -43,6 +58,7 @@ class Browser:
         self._connection.send(json.dumps({"id": id, "method": method, "params": params}))
         while True:
             message = json.loads(self._connection.recv(WATCHDOG_S))
+            assert message.get("method") not in HAS_CRASHED, f"{method}: {message}"
             if message.get("id") == id:
                 assert "error" not in message, message
                 return dict(message["result"])
@@ -90,12 +106,12 @@ class Browser:
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=code, windowsVirtualKeyCode=number, **down)
 
     def click(self, selector: str) -> None:
-        """Click the middle of an element, or of its first line, with the mouse."""
-        self.evaluate(f"document.querySelector({selector!r}).scrollIntoView({{block: 'center'}})")
-        box = f"document.querySelector({selector!r}).getClientRects()[0]"
-        x, y = (self.evaluate(f"{box}.{low} + {box}.{size} / 2") for low, size in (("x", "width"), ("y", "height")))
+        """Click the middle of an element, or of its first line, with the mouse; fails if the click goes elsewhere."""
+        x, y = map(float, self.evaluate(MIDDLE_TO_CLICK.format(selector=json.dumps(selector))))  # type: ignore[call-overload]
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+        clicked = self.evaluate("window.clicked")
+        assert clicked == "", f"the click on {selector} at {x:.0f}, {y:.0f} went to {clicked}"
 
     def accessible(self) -> list[tuple[str, str]]:
         """Role and name of every element of the accessibility tree, in reading order, as a screen reader is told them."""
