@@ -242,7 +242,7 @@ def build(model_class: Callable[[Any], T], config: Any, *, source: str) -> T:
     except (ValueError, TypeError, RuntimeError) as error:  # torch raises all three for sizes that it cannot make
         reason = str(error).partition("\n")[0]
         raise CheckpointError(
-            f"{source} must describe a model that this machine can hold, but: {reason}; use another checkpoint"
+            f"{source} must describe a model that this machine can hold, but: {reason}; use another or a smaller one"
         ) from error
 
 
