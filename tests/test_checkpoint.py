@@ -78,7 +78,7 @@ def test_damage_is_refused(tmp_path: Path, name: str, damage: str) -> None:
 def test_damaged_or_missing_checksums(tmp_path: Path) -> None:
     checksums = write(tmp_path / "model") / checkpoint.CHECKSUMS
     content = checksums.read_text()
-    for text in (content[: len(content) // 2], "{}", "[]", "3", json.dumps({"sha256": 5, "version": 1})):
+    for text in (content[: len(content) // 2], "{}", "[]", "3", "[" * 100_000, json.dumps({"sha256": 5, "version": 1})):
         checksums.write_text(text)
         with pytest.raises(CheckpointError, match=r"checksums.json is damaged"):
             CheckpointFolder(tmp_path / "model")
@@ -197,6 +197,30 @@ def test_model_with_a_misspelled_key(tmp_path: Path) -> None:
     documents["config.json"]["encoder"]["chanels"] = documents["config.json"]["encoder"].pop("channels")
     write_folder(tmp_path / "model", documents=documents, tensors=tensors, blobs=blobs)
     with pytest.raises(CheckpointError, match=r"encoder\.chanels; did you mean channels"):
+        AsrModel.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b"9" * 5000, b"\xff"])
+def test_a_configuration_that_is_no_json(tmp_path: Path, content: bytes) -> None:
+    _, tensors, blobs = tiny_asr_model().to_files(tiny_tokenizer())
+    write_folder(tmp_path / "model", documents={}, tensors=tensors, blobs=blobs | {"config.json": content})
+    with pytest.raises(CheckpointError, match=r"config\.json must be JSON, but is not: "):
+        AsrModel.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"vocab_size": 10**11},  # more memory than any machine has
+        {"vocab_size": 2**62},  # more than 64 bits can count
+    ],
+)
+def test_a_model_larger_than_the_memory(tmp_path: Path, change: dict[str, int]) -> None:
+    documents, tensors, blobs = tiny_asr_model().to_files(tiny_tokenizer())
+    write_folder(
+        tmp_path / "model", documents={"config.json": documents["config.json"] | change}, tensors=tensors, blobs=blobs
+    )
+    with pytest.raises(CheckpointError, match=r"config\.json must describe a model that this machine can hold, but: "):
         AsrModel.load(tmp_path / "model")
 
 

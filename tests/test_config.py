@@ -65,12 +65,12 @@ class Around:
 INNER = st.builds(
     Inner,
     rate=st.floats(0, 1e6),
-    sizes=st.lists(st.integers(), max_size=4).map(tuple),
+    sizes=st.lists(st.integers(-99, 99), max_size=4).map(tuple),
     pair=st.tuples(st.floats(-1, 1), st.floats(-1, 1)),
 )
 OUTER = st.builds(
     Outer,
-    count=st.integers(),
+    count=st.integers(-(2**63) + 1, 2**63 - 1),
     is_on=st.booleans(),
     name=st.text(),
     mode=st.sampled_from(["fast", "exact"]),
@@ -103,6 +103,9 @@ def test_absent_fields_take_their_defaults() -> None:
         ({"count": "3"}, r"run\.json\.count must be a whole number, but is '3'"),
         ({"count": 2.5}, r"run\.json\.count must be a whole number, but is 2\.5"),
         ({"count": True}, r"run\.json\.count must be a whole number, but is True"),
+        ({"count": 2**63}, r"run\.json\.count must be below 2\*\*63 in size, but is a number of 64 bits"),
+        ({"count": -1e308}, r"run\.json\.count must be below 2\*\*63 in size, but is a number of 1024 bits"),
+        ({"limit": 10**400}, r"run\.json\.limit must be below 2\*\*1023 in size, but is a number of 1329 bits"),
         ({"count": None}, r"run\.json\.count must be a whole number, but is None"),
         ({"is_on": 1}, r"run\.json\.is_on must be true or false, but is 1"),
         ({"name": 1}, r"run\.json\.name must be text, but is 1"),
@@ -175,6 +178,8 @@ def test_a_field_replaces_its_alternative() -> None:
         ("cuont=1", r"there is no setting cuont; did you mean count\?"),
         ("inner.rtae=1", r"there is no setting inner\.rtae; did you mean inner\.rate"),
         ("rate=1", r"there is no setting rate; did you mean inner\.rate"),
+        (f"count={'9' * 5000}", "count must be a whole number, but is '9999"),
+        (f"inner.sizes={'[' * 100_000}", r"inner\.sizes must be a list, but is '\[\["),
         ("count=many", "count must be a whole number, but is 'many'"),
         ("is_on=maybe", "is_on must be true or false, but is 'maybe'"),
         ("share=2.0", r"share must be one of 1, 2, but is 2\.0"),
@@ -208,6 +213,11 @@ def test_the_kind_is_set_with_its_fields() -> None:
     assert set_fields(AsrConfig(), ['encoder={"kind": "conformer"}']).encoder == ConformerConfig()
     with pytest.raises(ConfigError, match=r"there is no setting encoder\.min_features; did you mean"):
         set_fields(AsrConfig(encoder=ConformerConfig()), ["encoder.min_features=3"])
+
+
+def test_a_kind_that_is_no_name() -> None:
+    with pytest.raises(ConfigError, match=r"encoder\.kind must be one of zipformer, .*, but is \[1\]"):
+        set_fields(AsrConfig(), ['encoder={"kind": [1]}'])
 
 
 def test_contradictions_of_the_model() -> None:

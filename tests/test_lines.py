@@ -9,7 +9,7 @@ import pytest
 
 from tests.watchdog import WATCHDOG_S
 from zipasr.cli.recordings import write_result
-from zipasr.lines import replacing, write_rows
+from zipasr.lines import parse_json, replacing, write_rows
 
 
 def write_line(path: Path) -> None:
@@ -62,3 +62,12 @@ def test_what_fails_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_rows(path, [2, object()])
     assert json.loads(path.read_text()) == 1 and list(tmp_path.iterdir()) == [path]
+
+
+def test_json_that_somebody_else_wrote() -> None:
+    assert parse_json(b'{"a": [1, null]}') == {"a": [1, None]}
+    for content in ("[" * 100_000, '{"a": ' * 100_000):
+        with pytest.raises(ValueError, match="lists or objects are nested too deeply"):
+            parse_json(content)
+    with pytest.raises(ValueError, match="Expecting value"):
+        parse_json("")

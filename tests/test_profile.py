@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tests.serve.running import wait_until
 from zipasr import profile
 from zipasr.config import to_json
 from zipasr.encoder.zipformer import Zipformer, ZipformerConfig
@@ -273,6 +274,18 @@ def test_time_is_the_median_of_passes_after_one_warm_up(monkeypatch: pytest.Monk
 def test_refuses_to_measure(options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         profile_encoder(find_preset("tiny"), **options)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_measurement_ends_with_the_process_that_asked_for_it() -> None:
+    code = "from zipasr import profile, presets; profile.profile_encoder(presets.find_preset('tiny'), repeats=10**6)"
+    with subprocess.Popen([sys.executable, "-c", code]) as asking:
+        children = Path(f"/proc/{asking.pid}/task/{asking.pid}/children")
+        wait_until(lambda: children.read_text().strip())
+        measuring = Path("/proc", children.read_text().split()[0])
+        wait_until(lambda: "profile" in (measuring / "cmdline").read_text())
+        asking.terminate()
+    wait_until(lambda: not measuring.exists() or ") Z " in (measuring / "stat").read_text())
 
 
 def test_says_why_a_measurement_failed() -> None:

@@ -29,7 +29,7 @@ from zipasr.eight_bit import from_eight_bits, is_in_eight_bits
 from zipasr.errors import CheckpointError, ConfigError, DataError
 from zipasr.folder_swap import beside, replace_folder, sync_folder
 from zipasr.lfs import HEAD_BYTES, refuse_pointer
-from zipasr.lines import replacing
+from zipasr.lines import parse_json, replacing
 
 T = TypeVar("T")
 
@@ -124,7 +124,7 @@ class CheckpointFolder:
         try:
             content = index_path.read_bytes()
             refuse_pointer(content, index_path, CheckpointError)
-            index = json.loads(content)
+            index = parse_json(content)
             self._sha256: dict[str, str] = dict(index["sha256"])
             version = int(index["version"])
         except (ValueError, KeyError, TypeError) as error:
@@ -180,8 +180,16 @@ class CheckpointFolder:
         return found
 
     def document(self, name: str) -> Any:
-        """The JSON value of one file."""
-        return json.loads(self.blob(name))
+        """The JSON value of one file.
+
+        Raises:
+            CheckpointError: as for `blob`, or the file is no JSON.
+        """
+        content = self.blob(name)
+        try:
+            return parse_json(content)
+        except ValueError as error:
+            raise CheckpointError(f"{self.path / name} must be JSON, but is not: {error}; use another checkpoint") from error
 
     def config(self, cls: type[T], name: str) -> T:
         """The configuration of type `cls` in one JSON file.
@@ -221,6 +229,21 @@ class CheckpointFolder:
                 f"{self.path / name} must have its weights in full, but has them in eight bits; use the model it was made of"
             )
         return opened
+
+
+def build(model_class: Callable[[Any], T], config: Any, *, source: str) -> T:
+    """A model of this class with a configuration that was read from the file `source`.
+
+    Raises:
+        CheckpointError: its sizes contradict each other, or are too large for the memory.
+    """
+    try:
+        return model_class(config)
+    except (ValueError, TypeError, RuntimeError) as error:  # torch raises all three for sizes that it cannot make
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(
+            f"{source} must describe a model that this machine can hold, but: {reason}; use another or a smaller one"
+        ) from error
 
 
 def load_weights(model: nn.Module, tensors: dict[str, Tensor], *, source: str) -> None:

@@ -144,7 +144,7 @@ def _parse(hint: Any, text: str) -> Any:
         return text
     try:
         return json.loads(text.lower() if text.lower() in ("true", "false") else text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # RecursionError: brackets that are nested too deeply
         return text
 
 
@@ -190,7 +190,7 @@ def _chosen_by_kind(options: Sequence[Any], data: Any, where: str) -> Any:
     if not isinstance(data, Mapping):
         return next((option for option in kinds.values() if isinstance(data, option)), next(iter(kinds.values())))
     kind = data.get(KIND, next(iter(kinds)))
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise ConfigError(f"{where}.{KIND} must be one of {', '.join(kinds)}, but is {kind!r}")
     return kinds[kind]
 
@@ -229,12 +229,15 @@ def _convert_tuple(item_hints: tuple[Any, ...], data: Any, where: str) -> tuple[
 
 
 def _convert_leaf(hint: Any, data: Any, where: str) -> Any:
+    if hint is int and isinstance(data, float) and data.is_integer():
+        data = int(data)
+    most_bits = {int: 63, float: 1023}.get(hint)  # torch takes no larger whole numbers, Python makes no larger ones floats
+    if most_bits is not None and isinstance(data, int) and data.bit_length() > most_bits:
+        raise ConfigError(f"{where} must be below 2**{most_bits} in size, but is a number of {data.bit_length()} bits")
     if hint is float and isinstance(data, int | float) and not isinstance(data, bool):
         return float(data)
     if hint in (int, str, bool) and type(data) is hint:
         return data
-    if hint is int and isinstance(data, float) and data.is_integer():
-        return int(data)
     kind = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(hint, str(hint))
     raise ConfigError(f"{where} must be {kind}, but is {data!r}")
 

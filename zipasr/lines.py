@@ -29,6 +29,18 @@ def decode_text(content: bytes, errors: str = "strict") -> str:
     return content.decode("utf-8-sig", errors)
 
 
+def parse_json(content: str | bytes) -> Any:
+    """The value of a JSON document that somebody else may have written.
+
+    Raises:
+        ValueError: it is no JSON, or its lists and objects are nested so deeply that Python cannot read them.
+    """
+    try:
+        return json.loads(content)
+    except RecursionError as error:  # not a ValueError
+        raise ValueError("lists or objects are nested too deeply") from error
+
+
 def read_lines(path: Path) -> Iterator[tuple[int, str | None]]:
     """Yield the lines of a text file, gzipped or not, with their numbers from 1; None for a line that cannot be decoded.
 

@@ -301,7 +301,7 @@ class AsrModel(nn.Module):
             CheckpointError: the folder is missing, incomplete or damaged.
         """
         files = checkpoint.CheckpointFolder(folder)
-        model = AsrModel(files.config(AsrConfig, CONFIG_FILE))
+        model = checkpoint.build(AsrModel, files.config(AsrConfig, CONFIG_FILE), source=str(files.path / CONFIG_FILE))
         checkpoint.load_weights(model, files.tensors(WEIGHTS_FILE), source=str(files.path / WEIGHTS_FILE))
         return model.eval(), Tokenizer.from_bytes(files.blob(MODEL_FILE))
 

@@ -6,10 +6,12 @@ from stdin and writes the measurement to stdout.
 """
 
 import copy
+import ctypes
 import json
 import math
 import os
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -392,4 +394,6 @@ def process_status(name: str) -> int:
 
 
 if __name__ == "__main__":
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with the parent, which SIGTERM may end alone
     print(json.dumps(asdict(_measure(json.load(sys.stdin)))))

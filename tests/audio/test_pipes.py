@@ -87,6 +87,8 @@ def test_pipes_that_hold_no_recording(tmp_path: Path, monkeypatch: pytest.Monkey
         load_audio(path)
     with pytest.raises(AudioError, match="/dev/null must be a recording, but has zero bytes"):
         load_audio("/dev/null")
+    with pytest.raises(AudioError, match="/dev/zero must be a recording, but is a device; record from it into a file"):
+        load_audio("/dev/zero")
     with fifo(tmp_path, b"this is not audio") as path, pytest.raises(AudioError, match="unknown or damaged format"):
         load_audio(path)
     monkeypatch.setattr(sys, "stdin", None)

@@ -77,3 +77,19 @@ def test_nothing_is_kept_from_collection_in_a_process_that_has_imported_pytorch(
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["True", "0"]
+
+
+def test_ctrl_c_waits_for_the_end_of_imports() -> None:
+    program = """
+import signal
+from zipasr.cli.memory import uncollected_imports
+
+try:
+    with uncollected_imports():
+        signal.raise_signal(signal.SIGINT)
+        print("imported")
+except KeyboardInterrupt:
+    print("interrupted", signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout == "imported\ninterrupted True\n"

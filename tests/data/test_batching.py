@@ -2,6 +2,7 @@
 planned."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,9 @@ def make(cuts: list[Any], tokenizer: Tokenizer, config: BatchConfig = CONFIG) ->
         {"concat_max_s": -1.0},
         {"cache_mb": -1},
         {"max_unreadable_share": 1.5},
+        {"max_duration_s": math.nan},
+        {"speed_factors": (1.0, math.nan)},
+        {"concat_max_s": math.nan},
     ],
 )
 def test_wrong_settings_are_named(wrong: dict) -> None:

@@ -183,6 +183,7 @@ def test_files_that_are_not_manifests(tmp_path: Path) -> None:
         list(read_cuts(tmp_path))
     with pytest.raises(DataError, match="cannot be read as one"):
         list(read_cuts(tmp_path / "test_cuts.jsonl.gz"))
-    (tmp_path / "rows.jsonl").write_text('{"audio": "a.wav", "text": "ONE"}\n')
-    with pytest.raises(DataError, match="cannot be read as one"):
-        list(read_cuts(tmp_path / "rows.jsonl"))
+    for content in ('{"audio": "a.wav", "text": "ONE"}\n', "[" * 100_000):
+        (tmp_path / "rows.jsonl").write_text(content)
+        with pytest.raises(DataError, match="cannot be read as one"):
+            list(read_cuts(tmp_path / "rows.jsonl"))

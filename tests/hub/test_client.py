@@ -17,6 +17,7 @@ from zipasr.hub import client
 from zipasr.hub.client import fetch, find_commit, list_files
 from zipasr.hub.connection import Hub, open_hub
 from zipasr.hub.reference import Reference
+from zipasr.hub.refusals import explained
 from zipasr.progress import Progress, quiet
 
 huggingface_hub = pytest.importorskip("huggingface_hub", reason='needs pip install "zipasr[hub]"')
@@ -117,6 +118,12 @@ def test_a_page_instead_of_an_answer_is_no_hub(tmp_path: Path) -> None:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def test_an_odd_answer_without_a_message_is_named_by_its_type(tmp_path: Path) -> None:
+    hub = open_hub(endpoint="http://127.0.0.1:1", cache_dir=tmp_path, token=False)
+    with pytest.raises(CheckpointError, match=r"does not answer like a hub \(ValueError\)"), explained(hub, MODEL):
+        raise ValueError
 
 
 @pytest.mark.parametrize("status", [401, 403, 429, 500, 503])

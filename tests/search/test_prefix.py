@@ -177,6 +177,17 @@ def test_blank_penalty_and_temperature() -> None:
     assert flat[0].score == pytest.approx(expected[0].score, abs=1e-4)
 
 
+@pytest.mark.parametrize("beam", [1, 2, 5])
+@pytest.mark.parametrize("margin_nats", [math.inf, 20.0])
+def test_scores_that_are_no_numbers_end_no_search(beam: int, margin_nats: float) -> None:
+    whole = toy_encoded([6], 5, seed=0)
+    frames = whole.frames.clone()
+    frames[:, 3:] = math.nan  # as of a model whose training diverged
+    search = CtcPrefixSearch(ToyScorer(5), beam=beam, margin_nats=margin_nats)
+    (found,) = search_all(search, Encoded(frames, whole.lens))
+    assert len(found) >= 1
+
+
 def test_wrong_arguments_are_refused() -> None:
     encoded = toy_encoded([4], 4, seed=0)
     with pytest.raises(ValueError, match="beam must be at least 1, but is 0"):

@@ -48,6 +48,7 @@ def test_auto_takes_the_best_that_the_heads_allow() -> None:
         ({"method": "ctc_beam", "max_symbols_per_frame": 2}, "has no effect on the search ctc_beam"),
         ({"method": "attention_rescoring", "max_symbols_per_frame": 2}, "has no effect on the search attention_rescoring"),
         ({"temperature": 0.0}, "temperature must be positive"),
+        ({"temperature": 1e-7}, "temperature must be at least 1e-06, but is 1e-07"),
         ({"lm_scale": -0.1}, "lm_scale must be 0 or more"),
         ({"lodr_scale": 0.1}, "lodr_scale must be 0 or below"),
         ({"blank_penalty": float("nan")}, "blank_penalty must be a finite number"),

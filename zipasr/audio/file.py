@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import shutil
+import stat
 import struct
 import sys
 import tempfile
@@ -221,6 +222,8 @@ def _opened_path(path: str | os.PathLike[str], name: str) -> Iterator[BinaryIO]:
     if os.fsdecode(path) != STDIN:
         with open(path, "rb") as file:
             refuse_pointer(file.peek(HEAD_BYTES), path, AudioError)
+            if stat.S_ISCHR(os.fstat(file.fileno()).st_mode) and file.peek(1):  # /dev/zero has no end
+                raise AudioError(f"{name} must be a recording, but is a device; record from it into a file or a pipe")
             yield file
         return
     yield standard_input(name)

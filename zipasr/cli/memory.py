@@ -4,7 +4,9 @@ import atexit
 import ctypes
 import gc
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -40,14 +42,37 @@ def skip_collection_at_exit() -> None:
 def uncollected_imports() -> Iterator[None]:
     """Context manager: import packages without looking for garbage among the objects that they create.
 
-    These live as long as the process, so later collections skip them too. Nothing happens once PyTorch is loaded.
+    These live as long as the process, so later collections skip them too. Ctrl-C waits for the end of the block. Nothing
+    happens once PyTorch is loaded.
     """
     if "torch" in sys.modules or not gc.isenabled():
         yield
         return
     gc.disable()
     try:
-        yield
+        with _held_interrupt():
+            yield
     finally:
         gc.freeze()
         gc.enable()
+
+
+@contextmanager
+def _held_interrupt() -> Iterator[None]:
+    """Context manager: raise KeyboardInterrupt at the end of the block, not within.
+
+    While they are imported, the C parts of PyTorch and NumPy drop exceptions, and leave half a package or no interrupt.
+    """
+    if threading.current_thread() is not threading.main_thread() or (
+        signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield
+        return
+    received: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: received.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if received:
+        raise KeyboardInterrupt

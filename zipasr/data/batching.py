@@ -90,15 +90,12 @@ class BatchConfig:
     """Size of the feature cache in MiB per worker process, kept across epochs; 0: audio is read every time."""
 
     def __post_init__(self) -> None:
-        if self.max_duration_s <= 0:
-            raise ConfigError(f"max_duration_s must be positive, but is {self.max_duration_s}")
+        require_fields(self, "positive", "max_duration_s")
         require_fields(self, "at least 1", "num_buckets")
-        if not self.speed_factors or min(self.speed_factors) < 0.3 or max(self.speed_factors) > 3.0:
+        if not self.speed_factors or not all(0.3 <= factor <= 3.0 for factor in self.speed_factors):
             raise ConfigError(f"speed_factors must be one or more numbers of 0.3 to 3, but are {self.speed_factors}")
         require_fields(self, "within 0 and 1", "concat_prob", "max_unreadable_share")
-        for name in ("concat_max_s", "cache_mb"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must be 0 or more, but is {getattr(self, name)}")
+        require_fields(self, "0 or more", "concat_max_s", "cache_mb")
 
 
 class _Utterance(NamedTuple):

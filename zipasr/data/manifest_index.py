@@ -30,6 +30,7 @@ from zipasr.data.audio_paths import located, refuse_commands
 from zipasr.data.index_folders import locked, possible_folders, writable_folder
 from zipasr.errors import DataError
 from zipasr.lfs import HEAD_BYTES, refuse_pointer
+from zipasr.lines import parse_json
 from zipasr.progress import Progress
 from zipasr.text import normalize
 
@@ -210,7 +211,7 @@ def open_cuts(manifest: Path) -> IndexedCuts:
 def _open_index(manifest: Path, folder: Path) -> IndexedCuts | None:
     """The index in `folder`; None if it is missing or damaged."""
     try:
-        header = _Header(**json.loads((folder / _HEADER_FILE).read_text(encoding="utf-8")))
+        header = _Header(**parse_json((folder / _HEADER_FILE).read_text(encoding="utf-8")))
         copy = folder / _LINES_FILE
         if (copy if copy.is_file() else manifest).stat().st_size != header.num_lines_bytes:
             return None

@@ -17,7 +17,7 @@ from zipasr.errors import CheckpointError
 from zipasr.hub.connection import Hub, import_client, open_api
 from zipasr.hub.reference import Reference
 from zipasr.hub.refusals import UnreachableError, disk_is_full, explained, megabytes
-from zipasr.lines import replacing
+from zipasr.lines import parse_json, replacing
 from zipasr.progress import Progress, is_terminal
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def list_files(hub: Hub, reference: Reference, commit: str) -> dict[str, int]:
     """
     kept = hub.folder(reference) / "zipasr" / f"{commit}.listing.json"
     with contextlib.suppress(OSError, ValueError):
-        return {str(name): int(size) for name, size in json.loads(kept.read_bytes()).items()}
+        return {str(name): int(size) for name, size in parse_json(kept.read_bytes()).items()}
     if hub.is_offline:
         raise _not_in_cache(hub, reference, f"{hub.folder(reference)} does not list its files")
     with explained(hub, reference):

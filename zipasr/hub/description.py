@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from zipasr.checkpoint import CheckpointFolder
+from zipasr.checkpoint import CheckpointFolder, build
 from zipasr.config import to_json
 from zipasr.encoder.rates import FRAME_MS_50HZ
 from zipasr.encoder.zipformer import ZipformerConfig
@@ -150,7 +150,8 @@ def describe_export(
 def count_params(config: AsrConfig) -> int:
     """Number of parameters of a model, counted without memory for them."""
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in AsrModel(config).parameters())
+        model = build(AsrModel, config, source="the configuration of the model")
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def describe_search(folder: str | os.PathLike[str]) -> str:

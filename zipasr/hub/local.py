@@ -30,6 +30,7 @@ from zipasr.hub.reference import Reference, is_reference, parse_reference, refus
 from zipasr.hub.refusals import disk_explained, errors_about, megabytes
 from zipasr.hub.settings import ModelSettings
 from zipasr.lfs import HEAD_BYTES, refuse_pointer
+from zipasr.lines import parse_json
 from zipasr.lm.ngram_file import NGRAM_FILE
 from zipasr.onnx_runtime.layout import Precision
 from zipasr.search.default_search import SEARCH_FILE
@@ -228,7 +229,7 @@ def _forget_checksum(folder: Path, name: str) -> None:
     """Take a file that is about to be replaced off the list of checksums of a folder of ours."""
     path = folder / CHECKSUMS
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a damaged list is reported when it is opened
-        index = json.loads(path.read_bytes())
+        index = parse_json(path.read_bytes())
         if index["sha256"].pop(name, None) is not None:
             # The file is a link into the cache; this puts another in its place.
             write_text(path, json.dumps(index, indent=1))

@@ -1,10 +1,11 @@
 """Where a model folder comes from: `source.json` beside it, for every folder that is made of files of others."""
 
 import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from zipasr.lines import parse_json
 
 SOURCE_FILE = "source.json"
 """File in a model folder that says where the model comes from: a `source_document`."""
@@ -32,7 +33,7 @@ def source_document(root: Path, names: Iterable[str], *, family: str, origin: Or
 def read_source(folder: Path) -> dict[str, Any]:
     """The content of `source.json` in a folder; empty if it cannot be read."""
     try:
-        document = json.loads((folder / SOURCE_FILE).read_bytes())
+        document = parse_json((folder / SOURCE_FILE).read_bytes())
     except (OSError, ValueError):
         return {}
     return document if isinstance(document, dict) else {}

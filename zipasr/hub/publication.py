@@ -24,6 +24,7 @@ from zipasr.hub.description import ModelDescription, describe_folder
 from zipasr.hub.origin import SOURCE_FILE
 from zipasr.hub.reference import Reference
 from zipasr.hub.refusals import explained, first_line, megabytes
+from zipasr.lines import parse_json
 from zipasr.model import CONFIG_FILE, WEIGHTS_FILE, resolve_model_folder
 from zipasr.onnx_runtime.layout import EXPORT_FILE, ExportedConfig
 from zipasr.progress import is_terminal, write_line
@@ -222,7 +223,7 @@ def _outdated(api: Any, repository: str, names: set[str], publication: Publicati
     found = names & {*(_EXPORT_FILES if is_export else _MODEL_FILES), *_UNCHECKED_FILES, SOURCE_FILE}
     if is_export and CHECKSUMS in names:
         with contextlib.suppress(ValueError, KeyError, TypeError):  # a list that cannot be read lists nothing
-            listed = set(json.loads(_content(api, repository, CHECKSUMS))["sha256"])
+            listed = set(parse_json(_content(api, repository, CHECKSUMS))["sha256"])
             found |= {name for name in names & listed if name.endswith(".onnx")}
     return sorted(found - set(publication.files))
 
@@ -249,7 +250,7 @@ def _base_model(folder: CheckpointFolder) -> str:
 def _settings(run: Path) -> dict[str, Any]:
     """The settings of a training run that the card shows; empty if the folder is none."""
     try:
-        config = json.loads((run / CONFIG_FILE).read_bytes())
+        config = parse_json((run / CONFIG_FILE).read_bytes())
     except (OSError, ValueError):
         return {}
     if not isinstance(config, dict) or "num_epochs" not in config:

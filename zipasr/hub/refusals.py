@@ -142,8 +142,9 @@ def _reason(hub: Hub, error: BaseException) -> str | None:
         return f"{hub.host} cannot be reached ({first_line(error) or type(error).__name__})"
     if isinstance(error, OSError) and error.errno is None and "onsistency check failed" in str(error):
         return f"{hub.host} sent less than it promised"
-    is_odd_answer = isinstance(error, errors.FileMetadataError | ValueError | KeyError | TypeError)  # such as a login page
-    return f"{hub.host} does not answer like a hub ({first_line(error)})" if is_odd_answer else None
+    if isinstance(error, errors.FileMetadataError | ValueError | KeyError | TypeError):  # such as a login page
+        return f"{hub.host} does not answer like a hub ({first_line(error) or type(error).__name__})"
+    return None
 
 
 def _disk_error(hub: Hub, reference: Reference, error: OSError) -> CheckpointError:

@@ -281,7 +281,7 @@ class NeuralLm(nn.Module):
                 f"{folder} must hold a language model ({CONFIG_FILE}), but holds {', '.join(files.names())}; train one "
                 "with: zipasr train-lm TEXT --model DIR --out OUT"
             )
-        model = NeuralLm(files.config(LmConfig, CONFIG_FILE))
+        model = checkpoint.build(NeuralLm, files.config(LmConfig, CONFIG_FILE), source=str(files.path / CONFIG_FILE))
         checkpoint.load_weights(model, files.tensors(WEIGHTS_FILE), source=str(files.path / WEIGHTS_FILE))
         return model.eval(), Tokenizer.from_bytes(files.blob(MODEL_FILE))
 

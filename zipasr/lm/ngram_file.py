@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from zipasr.checkpoint import write_text
 from zipasr.errors import CheckpointError
+from zipasr.lines import parse_json
 from zipasr.lm.arpa import NgramGraph
 from zipasr.lm.estimate import UNKNOWN, estimate_graph
 from zipasr.lm.ngram import NgramModel, TokenNgram, check_pieces
@@ -84,7 +85,7 @@ def read_ngram(path: str | os.PathLike[str], tokenizer: Tokenizer) -> TokenNgram
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in _ARRAYS}
-        graph = NgramGraph(json.loads(metadata["symbols"]), int(metadata["start"]), int(metadata["bottom"]), **arrays)
+        graph = NgramGraph(parse_json(metadata["symbols"]), int(metadata["start"]), int(metadata["bottom"]), **arrays)
         _check(graph, arrays)
     except (OSError, safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
         raise CheckpointError(

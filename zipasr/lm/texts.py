@@ -4,7 +4,6 @@ A line is a sentence. Files are plain text, or manifests (JSON lines: lhotse cut
 `text`), gzipped or not. The ids of all lines are stored in one array, with four bytes per label.
 """
 
-import json
 import logging
 import math
 import os
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zipasr.errors import ConfigError, DataError
-from zipasr.lines import read_lines
+from zipasr.lines import parse_json, read_lines
 from zipasr.text import lower, normalize, single_spaced, upper
 from zipasr.tokenizer import Tokenizer
 
@@ -105,7 +104,7 @@ def _texts_of_row(line: str, where: str) -> list[str]:
     if not line.strip():
         return []
     try:
-        row: Any = json.loads(line)
+        row: Any = parse_json(line)
         texts = [part.get("text") for part in row["supervisions"]] if "supervisions" in row else [row["text"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(

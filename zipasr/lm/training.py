@@ -21,6 +21,7 @@ from zipasr import checkpoint
 from zipasr.config import differences, from_json, to_json
 from zipasr.device import fast_matmul, select_device
 from zipasr.errors import CheckpointError, ConfigError, ZipasrError
+from zipasr.lines import parse_json
 from zipasr.lm.arpa import read_arpa, require_kaldilm
 from zipasr.lm.estimate import estimate_graph, estimate_ngram
 from zipasr.lm.neural import MODEL_SUBFOLDER, WEIGHTS_FILE, LmConfig, LstmConfig, NeuralLm, TransformerConfig
@@ -371,7 +372,7 @@ def _open_run(out: Path, config: LmTrainConfig, tokenizer: Tokenizer, train: Lab
     }
     if path.is_file():
         try:
-            before = json.loads(path.read_text(encoding="utf-8"))
+            before = parse_json(path.read_text(encoding="utf-8"))
             old = from_json(LmTrainConfig, before["config"], where=str(path))
             same = before["texts"] == now["texts"], before["tokenizer"] == now["tokenizer"]
         except (ValueError, KeyError, TypeError) as error:

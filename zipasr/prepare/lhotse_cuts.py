@@ -2,13 +2,12 @@
 Times are in seconds.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from zipasr.data.manifest_index import require_lhotse
-from zipasr.lines import read_lines
+from zipasr.lines import parse_json, read_lines
 from zipasr.prepare.recording_files import find_recording
 from zipasr.prepare.utterance import Reason, Rejected, Utterance
 
@@ -94,10 +93,10 @@ def read_cuts(
         try:
             if line is None:
                 raise ValueError("a line must be UTF-8, but has other bytes")
-            cut = deserialize_item(json.loads(line))
+            cut = deserialize_item(parse_json(line))
             where = str(cut.id)
             utterances = list(_cut_utterances(cut, path.parent, lang, split, needs_texts=needs_texts))
-        except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, AssertionError, ArithmeticError) as error:
             yield Rejected(id=where, audio=path.name, reason=Reason.BAD_ENTRY, detail=str(error) or repr(error))
             continue
         if not utterances:

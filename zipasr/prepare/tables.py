@@ -5,13 +5,12 @@ The kind is recognized by the content. A line that cannot be read becomes a `Rej
 
 import codecs
 import csv
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zipasr.lines import read_lines
+from zipasr.lines import parse_json, read_lines
 from zipasr.prepare.utterance import Rejected, bad_line
 
 _SEPARATORS = {"\t": "TSV", ",": "CSV", ";": "CSV with semicolons", "|": "table with |"}
@@ -86,7 +85,7 @@ def _is_binary(path: Path) -> bool:
 def _parsed(line: str) -> Any:
     """The value of a line of JSON; None if it is none."""
     try:
-        return json.loads(line)
+        return parse_json(line)
     except ValueError:
         return None
 
@@ -108,7 +107,7 @@ def _json_lines(path: Path) -> Iterator[Numbered]:
             yield number, bad_line(path, number)
         elif line.strip():
             try:
-                row = json.loads(line)
+                row = parse_json(line)
                 detail = f"expected a JSON object, got {type(row).__name__}"
             except ValueError as error:
                 row, detail = None, f"expected one JSON object per line, got {error}"

@@ -20,6 +20,7 @@ import numpy as np
 from zipasr.checkpoint import write_text
 from zipasr.config import from_json
 from zipasr.errors import CheckpointError
+from zipasr.lines import parse_json
 
 CALIBRATION_FILE = "confidence.json"
 """File in a model folder with the calibration of each search that has one."""
@@ -73,7 +74,7 @@ def read_calibrations(folder: str | os.PathLike[str]) -> dict[str, Calibration]:
     if not path.exists():
         return {}
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = parse_json(path.read_text(encoding="utf-8"))
         return {method: from_json(Calibration, entry, where=method) for method, entry in entries.items()}
     except (OSError, ValueError, AttributeError) as error:  # ConfigError and what json raises are ValueErrors
         raise CheckpointError(

@@ -15,6 +15,7 @@ from typing import Any
 from zipasr.checkpoint import write_text
 from zipasr.config import from_json
 from zipasr.errors import CheckpointError
+from zipasr.lines import parse_json
 from zipasr.lm.ngram_file import NGRAM_FILE
 from zipasr.search.comparison import ComparedSearch
 from zipasr.search.strategy import SearchConfig
@@ -63,7 +64,7 @@ def read_default_search(folder: str | os.PathLike[str]) -> DefaultSearch | None:
     if not path.is_file():
         return None
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_text(encoding="utf-8"))
         return DefaultSearch(
             search=from_json(SearchConfig, document["search"], where="search"),
             chosen_on=str(document.get("chosen_on", "")),

@@ -140,7 +140,8 @@ class CtcPrefixSearch:
             ]
             score_all((state.prior, path.prefix) for state, paths in found if state.prior is not None for path in paths)
             for state, paths in found:
-                state.paths = sorted(paths, key=lambda path: -path.score)[: self.beam]
+                # Where the model's output is not a number, as after a training that diverged, nothing continues.
+                state.paths = sorted(paths, key=lambda path: -path.score)[: self.beam] or state.paths
                 state.num_frames += 1
 
     def hypotheses(self, states: Sequence[CtcPrefixState], num_best: int | None = None) -> list[list[Hypothesis]]:

@@ -126,6 +126,8 @@ class SearchConfig:
             raise ConfigError(f"ctc_scale must be positive, but is {self.ctc_scale}; without it use beam")
         if not 0 < self.temperature < math.inf:
             raise ConfigError(f"temperature must be positive, but is {self.temperature}")
+        if self.temperature < 1 / _MAX_WEIGHT:
+            raise ConfigError(f"temperature must be at least {1 / _MAX_WEIGHT:g}, but is {self.temperature}")
         for name in ("lm_scale", "ngram_scale"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} must be 0 or more, but is {getattr(self, name)}")

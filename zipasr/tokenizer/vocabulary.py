@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from zipasr.errors import CheckpointError
+from zipasr.lines import parse_json
 from zipasr.text import UNKNOWN_MARK
 from zipasr.tokenizer.input_text import byte_text, plain_text
 from zipasr.tokenizer.model_file import (
@@ -142,7 +143,7 @@ def _open_list(model: bytes) -> Vocabulary:
 
 
 def _read_list(model: bytes) -> PieceList:
-    fields = json.loads(model)
+    fields = parse_json(model)
     del fields["zipasr_vocabulary"]
     return PieceList(**fields)
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zipasr.checkpoint import CHECKSUMS, CheckpointFolder, checkpoint_folders, first_few, write_text
-from zipasr.config import differences, from_json
+from zipasr.checkpoint import CHECKSUMS, CheckpointFolder, build, checkpoint_folders, first_few, write_text
+from zipasr.config import differences
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.hub import local_model
 from zipasr.model import CONFIG_FILE, MODEL_SUBFOLDER, WEIGHTS_FILE, AsrConfig, AsrModel, resolve_model_folder
@@ -255,8 +255,7 @@ def _check_alike(files: Sequence[CheckpointFolder]) -> None:
 
 def _write(like: CheckpointFolder, names: Sequence[str], mean: Callable[[str], Tensor], out: Path) -> None:
     """Save a model with the configuration and tokenizer of `like` and the tensors `mean(name)`."""
-    config = from_json(AsrConfig, like.document(CONFIG_FILE), where=str(like.path / CONFIG_FILE))
-    model = AsrModel(config)
+    model = build(AsrModel, like.config(AsrConfig, CONFIG_FILE), source=str(like.path / CONFIG_FILE))
     own = model.state_dict()
     if set(own) != set(names):
         wrong = sorted(set(own) ^ set(names))

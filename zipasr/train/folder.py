@@ -16,6 +16,7 @@ from zipasr.config import differences, from_json, to_json
 from zipasr.data.manifest_index import IndexedCuts
 from zipasr.data.noise import noise_digest
 from zipasr.errors import CheckpointError, ConfigError
+from zipasr.lines import parse_json
 from zipasr.tokenizer import Tokenizer
 from zipasr.train.config import TrainConfig
 from zipasr.train.data import TrainData, read_vocabulary
@@ -50,7 +51,7 @@ def stored_config(out: Path) -> TrainConfig | None:
     if not path.is_file():
         return None
     try:
-        return from_json(TrainConfig, json.loads(path.read_text(encoding="utf-8")), where=str(path))
+        return from_json(TrainConfig, parse_json(path.read_text(encoding="utf-8")), where=str(path))
     except (OSError, ValueError) as error:  # ConfigError and what json raises are ValueErrors
         raise CheckpointError(
             f"{path} must be the configuration of a run, but cannot be read: {error}; restore it, or choose another --out"

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from zipasr.errors import CheckpointError, DataError
+from zipasr.lines import parse_json
 from zipasr.progress import Progress, write_line
 
 _WENT_BACK = "went_back"
@@ -187,7 +188,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     lines: dict[tuple[str, int], dict[str, Any]] = {}
     for text in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         try:
-            line = json.loads(text)
+            line = parse_json(text)
         except json.JSONDecodeError:
             continue
         if "step" not in line:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from zipasr.checkpoint import build
 from zipasr.config import from_json, to_json
 from zipasr.data.batching import Batch, BatchReader
 from zipasr.data.manifest_index import IndexedCuts
@@ -141,7 +142,7 @@ def new_state(
     With the folder of a run that has checkpoints and loads one next, the checkpoint to finetune may be missing.
     """
     torch.manual_seed(config.seed)
-    model = AsrModel(config.model)
+    model = build(AsrModel, config.model, source="the configuration of the run")
     notes = begin(model, config, tokenizer, run_folder)
     model.to(device)
     optimizer, scheduler = new_optimizer(config, model)

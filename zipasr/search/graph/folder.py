@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from zipasr.checkpoint import write_text
 from zipasr.errors import ConfigError, DataError
-from zipasr.lines import read_lines
+from zipasr.lines import parse_json, read_lines
 from zipasr.search.graph.ctc_topology import add_ctc_topology
 from zipasr.search.graph.openfst import read_graph, write_graph
 from zipasr.search.graph.token_graph import TokenGraph
@@ -193,7 +193,7 @@ def _read_about(folder: Path) -> dict[str, Any]:
     path = folder / ABOUT_FILE
     cure = "write it with: zipasr compile-graph MODEL ... --out DIR"
     try:
-        about = json.loads(path.read_bytes())
+        about = parse_json(path.read_bytes())
     except OSError as error:
         raise DataError(
             f"{folder} must be the folder of a graph, but {path} cannot be read: {error.strerror}; {cure}"
