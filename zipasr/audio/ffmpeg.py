@@ -9,7 +9,7 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import av
 from av.stream import Disposition
@@ -34,12 +34,10 @@ _ALLOWED_CONTAINERS = (
     "3g2,3gp,aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,eac3,flac,flv,m4a,matroska,mj2,mov,mp2,mp3,mp4,mpeg,mpegts,"
     "nistsphere,ogg,tta,voc,w64,wav,webm,wv"
 )
-_MATROSKA = "matroska,webm"
-_LENGTH_IN_HEADER = HEADERLESS_FORMATS | {
-    *("aiff", "ape", "au", "flac", _MATROSKA, "mov,mp4,m4a,3gp,3g2,mj2", "nistsphere", "tta", "wav", "wv")
-}
+_MATROSKA, _MP4 = "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"
+_LENGTH_IN_HEADER = HEADERLESS_FORMATS | {*("aiff", "ape", "au", "flac", _MATROSKA, _MP4, "nistsphere", "tta", "wav", "wv")}
 # Formats that store timestamps. For the others FFmpeg computes them from the bytes or samples before.
-_WITH_CLOCK = frozenset({_MATROSKA, "mov,mp4,m4a,3gp,3g2,mj2", "mpegts", "mpeg", "ogg", "flv", "asf", "flac"})
+_WITH_CLOCK = frozenset({_MATROSKA, _MP4, "mpegts", "mpeg", "ogg", "flv", "asf", "flac"})
 # These formats show what a track is only in its first packets. FFmpeg searches the first seconds for them; if it finds none,
 # the file is opened again with a search of up to an hour or 64 MB.
 _WITHOUT_LIST_OF_TRACKS = frozenset({"mpeg", "mpegts", "flv"})
@@ -252,6 +250,8 @@ class _Track:
     def _frames(self) -> Iterator["av.AudioFrame"]:
         """Decoded frames. Damage raises, except in mp3, where players skip junk between and after the frames."""
         for packet in self._packets():
+            if self._format == "ogg" and _starts_another(packet):
+                self.clock.expect_restart()
             try:
                 decoded = self._decoder.decode(packet)
             except av.FFmpegError as error:
@@ -276,6 +276,14 @@ class _Track:
             if not self._allow_damaged:
                 raise damaged(self._name, self.clock.now_s, reason(error)) from error
             self.clock.lose(0.0)
+
+
+def _starts_another(packet: "av.Packet") -> bool:
+    """Whether a packet of an Ogg file comes with the tags of another recording, joined to the one before.
+
+    FFmpeg may give the time of that recording, instead of going on with that before, only from its second page.
+    """
+    return hasattr(packet, "has_sidedata") and packet.has_sidedata("strings_metadata")
 
 
 def _others_start_s(stream: "av.AudioStream") -> float | None:
@@ -332,13 +340,24 @@ def _promised_s(stream: "av.AudioStream", file: BinaryIO) -> float | None:
 
 
 def _duration_s(stream: "av.AudioStream") -> float | None:
-    """Length of a single track; None: the header does not state it.
+    """Length of a single track from its start; None: the header does not state it.
 
     Matroska never does. FFmpeg then gives the length of the file to a track whose first packet comes late.
     """
     if not stream.duration or stream.container.format.name == _MATROSKA:
         return None
-    return float(stream.duration * stream.time_base)
+    duration_s, start_s = float(stream.duration * stream.time_base), _start_s(stream)
+    index: Sequence[Any] = getattr(stream, "index_entries", ())  # old versions of PyAV do not show it
+    if start_s <= 0 or stream.container.format.name != _MP4 or not len(index):
+        return duration_s
+    # Where the edit list of an MP4 file delays a track and cuts it too, FFmpeg states the length before the cut, or adds the
+    # delay. The table of packets ends where the track does; that of a fragmented file may be incomplete.
+    end_s = float(index[-1].timestamp * stream.time_base)
+    return max(duration_s - start_s, min(duration_s, end_s - start_s))
+
+
+def _start_s(stream: "av.AudioStream") -> float:
+    return float((stream.start_time or 0) * stream.time_base)
 
 
 def stated_duration_s(stream: "av.AudioStream", file: BinaryIO) -> float | None:
@@ -346,7 +365,7 @@ def stated_duration_s(stream: "av.AudioStream", file: BinaryIO) -> float | None:
     container, promised = stream.container, _promised_s(stream, file)
     if promised is None or container.format.name not in _WITH_CLOCK:
         return promised
-    start_s = float((stream.start_time or 0) * stream.time_base)
+    start_s = _start_s(stream)
     others_start_s = _others_start_s(stream)
     if _duration_s(stream) is None:  # Matroska counts from 0 to the end of the longest stream
         return promised - start_s if len(container.streams) == 1 else None
