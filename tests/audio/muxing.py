@@ -11,6 +11,9 @@ Retime = Callable[[float], float | None]
 """Maps the start of a packet in seconds to its new start, or to None to drop it."""
 
 
+_LAYOUTS = {1: "mono", 2: "stereo", 8: "7.1", 16: "hexadecagonal"}
+
+
 def encoded_packets(stream: "av.AudioStream", samples: np.ndarray) -> list["av.Packet"]:
     """The packets of (samples,) or (samples, channels) at the sampling rate of a stream."""
     context = stream.codec_context
@@ -41,7 +44,7 @@ def mux(
 
     Args:
         container: FFmpeg's name.     codec: FFmpeg's name.     rate_hz: of all tracks.
-        tracks: (samples,) or (samples, 2).
+        tracks: (samples,) or (samples, channels) with 2, 8 or 16 channels.
         retime: moves the packets of audio.
         damage: packets that hold these times, in seconds before `retime`, get other bytes.
         video_s: length of a video that starts at 0; None: there is none.
@@ -56,7 +59,7 @@ def mux(
             packets += _video(target, video_s)
         streams = []
         for track in tracks:
-            layout = "stereo" if track.ndim == 2 else "mono"
+            layout = _LAYOUTS[track.shape[1] if track.ndim == 2 else 1]
             streams.append(target.add_stream(codec, rate=rate_hz, layout=layout))
         for i, (stream, track) in enumerate(zip(streams, tracks, strict=True)):
             if default_track is not None:

@@ -18,7 +18,7 @@ from tests.audio.muxing import mux
 from tests.audio.tones import ENCODED, LEVEL, encode_by_av, tone
 from zipasr.audio import SAMPLE_RATE_HZ, audio_duration_s, load_audio, read_blocks
 from zipasr.audio.clock import Clock
-from zipasr.audio.ffmpeg import decoder_of
+from zipasr.audio.decoder import decoder_of
 from zipasr.audio.samples import scaled
 from zipasr.errors import AudioError
 

@@ -16,7 +16,8 @@ from av.stream import Disposition
 
 from zipasr.audio.clock import Clock, places
 from zipasr.audio.containers import stated_bytes
-from zipasr.audio.samples import Block, FileOptions, check_rate, scaled, truncated
+from zipasr.audio.decoder import decoder_of, frames_of
+from zipasr.audio.samples import Block, FileOptions, check_rate, truncated
 from zipasr.errors import AudioError
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,6 @@ _LONG_SEARCH = {"analyzeduration": "3600000000", "probesize": "64000000"}
 _LENGTH_SLACK_S = 0.5
 # The last chunk may be smaller than stated, as where programs count its header twice; 4096 bytes of speech are 0.1 s.
 _BYTES_SLACK = 4096
-_REFERENCE_OPUS, _OPUS_RATE_HZ = "libopus", 48_000
 
 
 @contextmanager
@@ -101,45 +101,6 @@ def _audio_stream(container: "av.container.InputContainer", name: str, track: in
     if stream.codec_context.name == "flac":
         stream.codec_context.options = {"err_detect": "crccheck+explode"}  # by default FFmpeg skips damaged frames silently
     return stream
-
-
-class _ReferenceOpus:
-    """Decodes the packets of an Opus track by libopus.
-
-    FFmpeg's own decoder makes some valid files of speech at 32 kbit/s thousands of times as loud for an instant, and what it
-    decodes from low rates is up to two samples late.
-    """
-
-    def __init__(self, own: "av.AudioCodecContext") -> None:
-        self._context = av.AudioCodecContext.create(_REFERENCE_OPUS, "r")
-        self._context.extradata, self._context.options = own.extradata, {"request_sample_fmt": "flt"}
-        self._skipped_samples = 0
-
-    def decode(self, packet: "av.Packet") -> list["av.AudioFrame"]:
-        """The frames of a packet. Those that lost samples to the delay of the encoder start when what is left starts.
-
-        FFmpeg moves the timestamps itself if it knows the time base of the packets, which PyAV cannot tell this decoder.
-        """
-        if packet.has_sidedata("skip_samples"):
-            self._skipped_samples += int.from_bytes(bytes(packet.get_sidedata("skip_samples"))[:4], "little")
-        frames = self._context.decode(packet)
-        if self._skipped_samples and packet.duration:
-            step_samples = float(packet.time_base * _OPUS_RATE_HZ)
-            missing = round(packet.duration * step_samples) - sum(frame.samples for frame in frames)
-            skipped = min(self._skipped_samples, max(0, missing))
-            self._skipped_samples -= skipped
-            for frame in frames[:1]:
-                if frame.pts is not None:
-                    frame.pts += round(skipped / step_samples)
-        return list(frames)
-
-
-def decoder_of(stream: "av.AudioStream") -> "_ReferenceOpus | av.AudioCodecContext":
-    """The decoder of a track: FFmpeg's own, but the reference decoder for Opus where this FFmpeg contains it."""
-    own = stream.codec_context
-    if own.name != "opus" or _REFERENCE_OPUS not in av.codecs_available or not hasattr(av.Packet, "get_sidedata"):
-        return own  # older versions of PyAV do not tell how many samples to skip
-    return _ReferenceOpus(own)
 
 
 def no_such_track(track: int, name: str, tracks: Sequence[str]) -> AudioError:
@@ -230,8 +191,7 @@ class _Track:
                 check_rate(frame.sample_rate, self._name)
                 clock.rate_hz = frame.sample_rate
             num_channels = frame.layout.nb_channels
-            samples = scaled(frame.to_ndarray())
-            frames_TC = samples.T if frame.format.is_planar else samples.reshape(-1, num_channels)
+            frames_TC = frames_of(frame)
             is_timed = self._has_clock and frame.pts is not None
             for placed_TC in clock.place(frames_TC, float(frame.pts * frame.time_base) if is_timed else None):
                 if clock.holes and not self._allow_damaged:
