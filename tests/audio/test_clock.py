@@ -143,6 +143,16 @@ def test_audio_that_starts_long_after_the_video(container: str, codec: str, late
     assert audio_duration_s(late) == pytest.approx(len(samples) / SAMPLE_RATE_HZ, abs=0.2)
 
 
+def test_a_video_that_starts_long_after_the_audio() -> None:
+    """FFmpeg finds the video while it reads the audio: the header of a live stream states only what it starts with."""
+    data = bytearray(mux("flv", "aac", 44100, tone(44100, 60.0), video_s=2.0, video_start_s=50.0))
+    assert data[4] == 5  # audio and video
+    data[4] = 4
+    samples = load_audio(bytes(data))
+    assert len(samples) / SAMPLE_RATE_HZ == pytest.approx(60, abs=0.1)
+    np.testing.assert_array_equal(joined(bytes(data)), samples)
+
+
 def test_a_second_track_that_starts_late_is_found() -> None:
     quiet = silence(10 * 48000)
     both = mux("mpegts", "mp2", 48000, tone(48000, 3.0), quiet, video_s=20.0)

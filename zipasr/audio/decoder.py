@@ -1,5 +1,8 @@
 """Packets -> frames -> samples: the decoder of a track that FFmpeg opened, and frames_TC float32 from what it decodes."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
 import av
 import numpy as np
 
@@ -47,6 +50,15 @@ def decoder_of(stream: "av.AudioStream") -> "_ReferenceOpus | av.AudioCodecConte
     if own.name != "opus" or _REFERENCE_OPUS not in av.codecs_available or not hasattr(av.Packet, "get_sidedata"):
         return own  # older versions of PyAV do not tell how many samples to skip
     return _ReferenceOpus(own)
+
+
+def packets_of(container: "av.container.InputContainer", streams: Sequence["av.stream.Stream"]) -> Iterator["av.Packet"]:
+    """The packets of some tracks, and an empty one for each at the end.
+
+    If FFmpeg finds another track while it reads, such as a video that starts late, PyAV ends with an IndexError.
+    """
+    with suppress(IndexError):
+        yield from container.demux(list(streams))
 
 
 def frames_of(frame: "av.AudioFrame") -> np.ndarray:

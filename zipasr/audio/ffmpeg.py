@@ -16,7 +16,7 @@ from av.stream import Disposition
 
 from zipasr.audio.clock import Clock, places
 from zipasr.audio.containers import stated_bytes
-from zipasr.audio.decoder import decoder_of, frames_of
+from zipasr.audio.decoder import decoder_of, frames_of, packets_of
 from zipasr.audio.samples import Block, FileOptions, check_rate, truncated
 from zipasr.errors import AudioError
 
@@ -121,7 +121,7 @@ def _described(stream: "av.AudioStream") -> str:
 def first_num_channels(stream: "av.AudioStream") -> int:
     """The number of channels of the first frame that decodes; some AAC headers say mono although the audio is stereo."""
     decoder = decoder_of(stream)
-    for packet in stream.container.demux(stream):
+    for packet in packets_of(stream.container, [stream]):
         with contextlib.suppress(av.FFmpegError):
             for frame in decoder.decode(packet):
                 return int(frame.layout.nb_channels)
@@ -226,7 +226,7 @@ class _Track:
         # A Matroska header states the length of the longest stream, so the other streams are read too.
         container = self._stream.container
         try:
-            for packet in container.demux(list(container.streams) if self._format == _MATROSKA else [self._stream]):
+            for packet in packets_of(container, list(container.streams) if self._format == _MATROSKA else [self._stream]):
                 if packet.stream.index == self._stream.index:
                     yield packet
                 elif packet.pts is not None:
