@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import av
+import numpy as np
 from av.stream import Disposition
 
 from zipasr.audio.clock import Clock, places
 from zipasr.audio.containers import stated_bytes
 from zipasr.audio.decoder import decoder_of, frames_of, packets_of
-from zipasr.audio.samples import Block, FileOptions, check_rate, truncated
+from zipasr.audio.samples import MAX_LEVEL, Block, FileOptions, check_rate, truncated
 from zipasr.errors import AudioError
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ _LONG_SEARCH = {"analyzeduration": "3600000000", "probesize": "64000000"}
 # Lossy formats round their stated length to packets (AAC up to 2048 samples) and count encoder delay in it, which
 # weighs more in short recordings: the slack is at most half of what is stated.
 _LENGTH_SLACK_S = 0.5
+_MAX_FALSE_RATE_S = 0.5
+"""Damage imitates the header of a frame now and then; frames of another rate for longer are another recording."""
 # The last chunk may be smaller than stated, as where programs count its header twice; 4096 bytes of speech are 0.1 s.
 _BYTES_SLACK = 4096
 
@@ -173,6 +176,8 @@ class _Track:
         self._format: str = stream.container.format.name
         self._has_clock = self._format in _WITH_CLOCK
         self.is_mp3 = self._format == "mp3"
+        codec = stream.codec_context.codec
+        self._is_lossy = codec.lossy and not codec.lossless
         others_start_s = _others_start_s(stream) if self._has_clock else None
         # FFmpeg loses damaged frames of a FLAC file without an error.
         self.clock = Clock(int(stream.rate), name, others_start_s, is_seamless=self._format == "flac")
@@ -180,18 +185,29 @@ class _Track:
 
     def blocks(self) -> Iterator[Block]:
         """All blocks up to the end of the track."""
-        clock, num_channels = self.clock, 1
+        clock, num_channels, other_rate_s = self.clock, 1, 0.0
         for frame in self._frames():
-            if frame.sample_rate != clock.rate_hz:
-                if clock.num_samples:
+            frame_s = frame.samples / max(frame.sample_rate, 1)
+            if clock.num_samples and frame.sample_rate != clock.rate_hz:
+                other_rate_s += frame_s
+                if not self._allow_damaged or other_rate_s > _MAX_FALSE_RATE_S:
                     raise AudioError(
                         f"{self._name} must have one sample rate, but has {clock.rate_hz} Hz and then {frame.sample_rate} "
                         "Hz; convert it to WAV or FLAC"
                     )
-                check_rate(frame.sample_rate, self._name)
-                clock.rate_hz = frame.sample_rate
+                clock.lose(frame_s)
+                continue
+            other_rate_s = 0.0
+            check_rate(frame.sample_rate, self._name)
+            clock.rate_hz = frame.sample_rate
             num_channels = frame.layout.nb_channels
             frames_TC = frames_of(frame)
+            # Damage decodes to noise of any level. Lossless floats that large are 16-bit integers: `check_samples` says so.
+            if self._is_lossy and not (np.abs(frames_TC) <= MAX_LEVEL).all():
+                if not self._allow_damaged:
+                    raise damaged(self._name, clock.now_s, "samples far beyond full scale")
+                clock.lose(frame_s)
+                continue
             is_timed = self._has_clock and frame.pts is not None
             for placed_TC in clock.place(frames_TC, float(frame.pts * frame.time_base) if is_timed else None):
                 if clock.holes and not self._allow_damaged:
