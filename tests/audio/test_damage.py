@@ -3,6 +3,8 @@ everything that can be decoded keeps its position, silence replaces the rest, an
 
 import logging
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +119,16 @@ def test_a_few_frames_of_another_rate_are_damage(caplog: pytest.LogCaptureFixtur
     assert np.abs(samples[round(4.1 * 16000) : round(4.18 * 16000)]).max() < 0.01
     assert np.abs(samples[-8000:]).max() > 0.25
     assert re.search(r"cannot be decoded: 4\.0\d to 4\.[12]\d s$", warnings_of(caplog)[-1])
+
+
+def test_an_error_in_the_middle_prints_no_leaks(tmp_path: Path) -> None:
+    """The traceback of an error may keep a resampler until the program ends, which its library reports."""
+    path = tmp_path / "a.mkv"
+    path.write_bytes(mux("matroska", "aac", 48000, tone(48000, 6.0), damage=[5.0]))
+    command = [sys.executable, "-m", "zipasr", "transcribe", "commands", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(r"zipasr: error: .*damaged data at .*\n", done.stderr)
 
 
 def test_damage_at_the_end_keeps_the_length(caplog: pytest.LogCaptureFixture) -> None:
