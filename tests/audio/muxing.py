@@ -11,6 +11,9 @@ Retime = Callable[[float], float | None]
 """Maps the start of a packet in seconds to its new start, or to None to drop it."""
 
 
+_LAYOUTS = {1: "mono", 2: "stereo", 8: "7.1", 16: "hexadecagonal"}
+
+
 def encoded_packets(stream: "av.AudioStream", samples: np.ndarray) -> list["av.Packet"]:
     """The packets of (samples,) or (samples, channels) at the sampling rate of a stream."""
     context = stream.codec_context
@@ -33,6 +36,7 @@ def mux(
     retime: Retime = lambda start_s: start_s,
     damage: Sequence[float] = (),
     video_s: float | None = None,
+    video_start_s: float = 0.0,
     options: dict[str, str] | None = None,
     default_track: int | None = None,
     path: Path | None = None,
@@ -41,10 +45,10 @@ def mux(
 
     Args:
         container: FFmpeg's name.     codec: FFmpeg's name.     rate_hz: of all tracks.
-        tracks: (samples,) or (samples, 2).
+        tracks: (samples,) or (samples, channels) with 2, 8 or 16 channels.
         retime: moves the packets of audio.
         damage: packets that hold these times, in seconds before `retime`, get other bytes.
-        video_s: length of a video that starts at 0; None: there is none.
+        video_s: length of a video; None: there is none.     video_start_s: its start.
         options: of the muxer.
         default_track: the track with the disposition "default".
         path: where to write it first, for muxers that need a file; None: in memory.
@@ -53,10 +57,10 @@ def mux(
     with av.open(out if path is None else str(path), "w", format=container, options=options or {}) as target:
         packets = []
         if video_s is not None:
-            packets += _video(target, video_s)
+            packets += _video(target, video_s, video_start_s)
         streams = []
         for track in tracks:
-            layout = "stereo" if track.ndim == 2 else "mono"
+            layout = _LAYOUTS[track.shape[1] if track.ndim == 2 else 1]
             streams.append(target.add_stream(codec, rate=rate_hz, layout=layout))
         for i, (stream, track) in enumerate(zip(streams, tracks, strict=True)):
             if default_track is not None:
@@ -84,13 +88,13 @@ def _damaged(packet: "av.Packet") -> "av.Packet":
     return other
 
 
-def _video(target: "av.container.OutputContainer", duration_s: float) -> list["av.Packet"]:
+def _video(target: "av.container.OutputContainer", duration_s: float, start_s: float) -> list["av.Packet"]:
     """Packets of a tiny gray video at 10 Hz."""
     stream = target.add_stream({"webm": "libvpx", "flv": "flv"}.get(target.format.name, "mpeg4"), rate=10)
     stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
     packets, gray = [], np.full((48, 32), 128, np.uint8)
     for i in range(round(duration_s * 10)):
         frame = av.VideoFrame.from_ndarray(gray, "yuv420p")
-        frame.pts = i
+        frame.pts = round(start_s * 10) + i
         packets += stream.encode(frame)
     return packets + stream.encode(None)

@@ -5,6 +5,8 @@ whole, and lengths agree. Contract: truncated files, absurd timestamps, memory.
 """
 
 import io
+import re
+import struct
 import tracemalloc
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from tests.audio.muxing import mux
 from tests.audio.tones import ENCODED, LEVEL, encode_by_av, tone
 from zipasr.audio import SAMPLE_RATE_HZ, audio_duration_s, load_audio, read_blocks
 from zipasr.audio.clock import Clock
-from zipasr.audio.ffmpeg import decoder_of
+from zipasr.audio.decoder import decoder_of
 from zipasr.audio.samples import scaled
 from zipasr.errors import AudioError
 
@@ -141,6 +143,16 @@ def test_audio_that_starts_long_after_the_video(container: str, codec: str, late
     assert audio_duration_s(late) == pytest.approx(len(samples) / SAMPLE_RATE_HZ, abs=0.2)
 
 
+def test_a_video_that_starts_long_after_the_audio() -> None:
+    """FFmpeg finds the video while it reads the audio: the header of a live stream states only what it starts with."""
+    data = bytearray(mux("flv", "aac", 44100, tone(44100, 60.0), video_s=2.0, video_start_s=50.0))
+    assert data[4] == 5  # audio and video
+    data[4] = 4
+    samples = load_audio(bytes(data))
+    assert len(samples) / SAMPLE_RATE_HZ == pytest.approx(60, abs=0.1)
+    np.testing.assert_array_equal(joined(bytes(data)), samples)
+
+
 def test_a_second_track_that_starts_late_is_found() -> None:
     quiet = silence(10 * 48000)
     both = mux("mpegts", "mp2", 48000, tone(48000, 3.0), quiet, video_s=20.0)
@@ -194,6 +206,23 @@ def test_files_joined_by_their_bytes_are_both_read(container: str, codec: str) -
     assert joined_s == pytest.approx((len(load_audio(first)) + len(load_audio(second))) / SAMPLE_RATE_HZ, abs=0.03)
 
 
+def test_flac_in_ogg_joined_by_its_bytes_is_read_whole() -> None:
+    """FFmpeg knows the time of each further file only from its second page, which is not at the start of the clock."""
+    pieces = [NOISE[:54000], NOISE[:40000], NOISE]
+    data = [mux("ogg", "flac", 16000, np.rint(piece * 32768) / 32767) for piece in pieces]
+    samples = load_audio(b"".join(data))
+    np.testing.assert_array_equal(samples, np.concatenate(pieces))
+    np.testing.assert_array_equal(joined(b"".join(data)), samples)
+
+
+@pytest.mark.parametrize("codec", ["flac", "libopus"])
+def test_a_repeated_page_of_ogg_is_dropped(codec: str) -> None:
+    data = mux("ogg", codec, 48000, tone(48000, 5.0))
+    pages = [found.start() for found in re.finditer(b"OggS", data)]
+    repeated = data[: pages[4]] + data[pages[3] :]
+    assert len(load_audio(repeated)) == len(load_audio(data))
+
+
 # Law: all ways of reading agree
 
 
@@ -212,6 +241,26 @@ def test_blocks_and_stated_lengths_agree_with_the_whole(container: str, video_s:
 
 
 # Contract: completeness is judged by timestamps
+
+
+@pytest.mark.parametrize("codec", ["aac", "alac", "pcm_s16le"])
+def test_an_edit_list_that_delays_and_shortens_is_no_truncation(codec: str, tmp_path: Path) -> None:
+    """A film cut in an editor: 1.5 of the 3 seconds of audio are used, and start 2 s after the video."""
+    path = tmp_path / "a.mov"
+    options = {"movflags": "faststart"}
+    mux("mov", codec, 48000, BURST, video_s=8.0, retime=lambda start_s: start_s + 2, options=options, path=path)
+    data = bytearray(path.read_bytes())
+    entry = data.rindex(b"elst") + 24  # behind the name, version, number of entries, and the entry of the delay
+    assert struct.unpack(">I", data[entry : entry + 4])[0] == pytest.approx(3000, abs=30)
+    data[entry : entry + 4] = struct.pack(">I", 1500)
+    path.write_bytes(data)
+    samples = load_audio(path)
+    assert onset_s(samples) == pytest.approx(ONSET_S + 2, abs=0.03)
+    assert len(samples) / SAMPLE_RATE_HZ == pytest.approx(1.5 + 2, abs=0.06)
+    assert audio_duration_s(path) == pytest.approx(1.5 + 2, abs=0.1)
+    mdat = data.index(b"mdat")
+    with pytest.raises(AudioError, match=r"the file is truncated|damaged"):
+        load_audio(bytes(data[: mdat + (len(data) - mdat) // 5]))
 
 
 @pytest.mark.parametrize("container", ["matroska", "webm", "mp4"])
@@ -264,9 +313,11 @@ def test_a_long_gap_takes_no_memory() -> None:
 # Contract: the clock alone
 
 
-def placed(*frames: tuple[float | None, int], others_start_s: float | None = None) -> list[int]:
+def placed(*frames: tuple[float | None, int], others_start_s: float | None = None, restarts: bool = False) -> list[int]:
     """The timeline of frames (timestamp, number of samples) at 1000 Hz: samples of frame n are n + 1, silence is 0."""
     clock = Clock(1000, "a", others_start_s)
+    if restarts:
+        clock.expect_restart()
     pieces = []
     for number, (start_s, num_samples) in enumerate(frames, start=1):
         pieces += list(clock.place(np.full((num_samples, 1), number, np.float32), start_s))
@@ -286,3 +337,6 @@ def test_the_clock() -> None:
     assert placed((0.0, 1000), (None, 500), (2.0, 100)) == second + [2] * 500 + [0] * 500 + [3] * 100
     assert placed((20.0, 1000), (21.0, 1000), (20.0, 500)) == second + [2] * 1000 + [3] * 500  # the clock is reset
     assert placed((20.0, 1000), (21.0, 1000), (3.0, 500)) == second + [2] * 1000 + [3] * 500
+    frames = (0.0, 1000), (1.0, 1000), (0.7, 1500), (1.7, 1000)
+    assert placed(*frames, restarts=True) == second + [2] * 1000 + [3] * 1500 + [4] * 500  # only one restart
+    assert placed(*frames) == second + [2] * 1000 + [3] * 200 + [4] * 500

@@ -3,13 +3,15 @@ everything that can be decoded keeps its position, silence replaces the rest, an
 
 import logging
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.audio.muxing import mux
-from tests.audio.tones import ENCODED, encode_by_soundfile, tone, without_flac_length
+from tests.audio.tones import ENCODED, encode_by_av, encode_by_soundfile, tone, without_flac_length
 from zipasr.audio import load_audio, num_channels, read_blocks
 from zipasr.errors import AudioError
 
@@ -83,6 +85,50 @@ def test_damage_in_an_mp3_is_reported_and_filled(caplog: pytest.LogCaptureFixtur
         samples = load_audio(data, allow_damaged=True)
     assert abs(len(samples) - len(whole)) <= 0.05 * 16000
     assert re.search(r"decoded: (0\.9|1\.0)\d to 1\.0\d s$", warnings_of(caplog)[0])
+
+
+def test_noise_that_damage_decodes_to_is_filled(caplog: pytest.LogCaptureFixture) -> None:
+    """No lossy file for people to hear is 35 dB above full scale, and 16-bit integers as floats are not the reason."""
+    loud = TONE.copy()
+    loud[48000:52800] *= 200
+    data = encode_by_soundfile(loud, 48000, "OGG")
+    with pytest.raises(AudioError, match=r"damaged data at (0\.9|1\.0)\d s \(samples far beyond .* --allow-damaged"):
+        load_audio(data)
+    with caplog.at_level(logging.WARNING, "zipasr.audio"):
+        samples = load_audio(data, allow_damaged=True)
+    assert len(samples) == 2 * 16000
+    assert np.abs(samples).max() <= 10
+    assert np.abs(samples[16500:17200]).max() < 1e-6
+    np.testing.assert_allclose(samples[18000:30000], tone(16000, 2.0)[18000:30000], atol=0.03)
+    assert re.search(r"cannot be decoded: (0\.9|1\.0)\d to 1\.[01]\d s$", warnings_of(caplog)[0])
+
+
+def test_a_few_frames_of_another_rate_are_damage(caplog: pytest.LogCaptureFixture) -> None:
+    """Damage can imitate the header of an mp3 frame. More than a few are another recording."""
+
+    def joined(other_s: float) -> bytes:
+        pieces = [(48000, 4.0), (44100, other_s), (48000, 1.0)]
+        return b"".join(encode_by_av("libmp3lame", "mp3", rate_hz, tone(rate_hz, length_s)) for rate_hz, length_s in pieces)
+
+    for data, allow_damaged in [(joined(0.1), False), (joined(1.0), False), (joined(1.0), True)]:
+        with pytest.raises(AudioError, match="must have one sample rate, but has 48000 Hz and then 44100 Hz"):
+            load_audio(data, allow_damaged=allow_damaged)
+    with caplog.at_level(logging.WARNING, "zipasr.audio"):
+        samples = load_audio(joined(0.1), allow_damaged=True)
+    assert len(samples) / 16000 == pytest.approx(5.1, abs=0.2)
+    assert np.abs(samples[round(4.1 * 16000) : round(4.18 * 16000)]).max() < 0.01
+    assert np.abs(samples[-8000:]).max() > 0.25
+    assert re.search(r"cannot be decoded: 4\.0\d to 4\.[12]\d s$", warnings_of(caplog)[-1])
+
+
+def test_an_error_in_the_middle_prints_no_leaks(tmp_path: Path) -> None:
+    """The traceback of an error may keep a resampler until the program ends, which its library reports."""
+    path = tmp_path / "a.mkv"
+    path.write_bytes(mux("matroska", "aac", 48000, tone(48000, 6.0), damage=[5.0]))
+    command = [sys.executable, "-m", "zipasr", "transcribe", "commands", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(r"zipasr: error: .*damaged data at .*\n", done.stderr)
 
 
 def test_damage_at_the_end_keeps_the_length(caplog: pytest.LogCaptureFixture) -> None:

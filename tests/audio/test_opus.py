@@ -12,7 +12,7 @@ import soxr
 
 from tests.train.tones import RATE_HZ, say
 from zipasr.audio import load_audio
-from zipasr.audio.ffmpeg import decoder_of
+from zipasr.audio.decoder import decoder_of
 
 
 def speech(num_channels: int, rate_hz: int = 48_000) -> np.ndarray:

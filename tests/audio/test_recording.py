@@ -19,6 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.audio.muxing import mux
 from tests.audio.tones import (
     DURATION_S,
     ENCODED,
@@ -121,6 +122,22 @@ def test_stereo_is_averaged_or_one_channel_taken(container: str) -> None:
     np.testing.assert_allclose(load_audio(data, channel=1), right, atol=1e-4)
     with pytest.raises(AudioError, match="the bytes must have a channel 2, but has 2"):
         load_audio(data, channel=2)
+
+
+@pytest.mark.parametrize(
+    ("codec", "num_channels"),
+    [("aac", 2), ("aac", 8), ("wavpack", 8), ("vorbis", 16), ("pcm_s16le", 16)],
+)
+def test_many_channels(codec: str, num_channels: int) -> None:
+    """Most of these decoders give a plane a channel; from eight planes on, FFmpeg does not mark where they end."""
+    freqs_hz = [300 + 100 * i for i in range(num_channels)]
+    tones_TC = np.stack([tone(48000, 1.5, freq_hz) for freq_hz in freqs_hz], axis=1)
+    data = encode_by_soundfile(tones_TC, 48000, "OGG") if codec == "vorbis" else mux("matroska", codec, 48000, tones_TC)
+    for i in (0, 1, num_channels - 1):
+        spectrum = np.abs(np.fft.rfft(load_audio(data, channel=i)[4000:20000] * np.hanning(16000)))
+        assert abs(int(spectrum.argmax()) - freqs_hz[i]) <= 1
+    with pytest.raises(AudioError, match=f"must have a channel {num_channels}, but has {num_channels}"):
+        load_audio(data, channel=num_channels)
 
 
 @pytest.mark.parametrize(

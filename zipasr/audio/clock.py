@@ -47,6 +47,7 @@ class Clock:
         self._zero_s: float | None = None  # timestamp of sample 0 by the current clock
         self._first_s = self._last_start_s = self._last_end_s = 0.0  # timestamps since the last reset of the clock
         self._is_overlapping = False
+        self._is_restart_due = False
         self._lost_s: float | None = None  # length of packets that could not be decoded since the last frame
 
     @property
@@ -62,6 +63,10 @@ class Clock:
     def lose(self, duration_s: float) -> None:
         """Record that a packet of this length could not be decoded."""
         self._lost_s = (self._lost_s or 0.0) + duration_s
+
+    def expect_restart(self) -> None:
+        """Record that another recording with a clock of its own follows: timestamps that go back are no overlap then."""
+        self._is_restart_due = True
 
     def place(self, frames_TC: np.ndarray, start_s: float | None) -> Iterator[np.ndarray]:
         """Yield decoded frames, preceded by silence where there is a gap and without what overlaps earlier frames.
@@ -117,9 +122,9 @@ class Clock:
             if self.num_samples == 0 and self._others_start_s is not None:
                 self._zero_s = min(self._zero_s, self._others_start_s)
         elif start_s < self._last_start_s - _TOLERANCE_S and (
-            start_s <= self._first_s + _TOLERANCE_S or self._last_end_s - start_s > _RESTART_S
+            self._is_restart_due or start_s <= self._first_s + _TOLERANCE_S or self._last_end_s - start_s > _RESTART_S
         ):  # several recordings in one file, each with a clock of its own
-            self._zero_s, self._first_s = start_s - self.now_s, start_s
+            self._zero_s, self._first_s, self._is_restart_due = start_s - self.now_s, start_s, False
         return self._zero_s
 
     def _silence(self, num_samples: int, num_channels: int) -> Iterator[np.ndarray]:

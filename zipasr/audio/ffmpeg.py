@@ -9,14 +9,16 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import av
+import numpy as np
 from av.stream import Disposition
 
 from zipasr.audio.clock import Clock, places
 from zipasr.audio.containers import stated_bytes
-from zipasr.audio.samples import Block, FileOptions, check_rate, scaled, truncated
+from zipasr.audio.decoder import decoder_of, frames_of, packets_of
+from zipasr.audio.samples import MAX_LEVEL, Block, FileOptions, check_rate, truncated
 from zipasr.errors import AudioError
 
 logger = logging.getLogger(__name__)
@@ -34,12 +36,10 @@ _ALLOWED_CONTAINERS = (
     "3g2,3gp,aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,eac3,flac,flv,m4a,matroska,mj2,mov,mp2,mp3,mp4,mpeg,mpegts,"
     "nistsphere,ogg,tta,voc,w64,wav,webm,wv"
 )
-_MATROSKA = "matroska,webm"
-_LENGTH_IN_HEADER = HEADERLESS_FORMATS | {
-    *("aiff", "ape", "au", "flac", _MATROSKA, "mov,mp4,m4a,3gp,3g2,mj2", "nistsphere", "tta", "wav", "wv")
-}
+_MATROSKA, _MP4 = "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"
+_LENGTH_IN_HEADER = HEADERLESS_FORMATS | {*("aiff", "ape", "au", "flac", _MATROSKA, _MP4, "nistsphere", "tta", "wav", "wv")}
 # Formats that store timestamps. For the others FFmpeg computes them from the bytes or samples before.
-_WITH_CLOCK = frozenset({_MATROSKA, "mov,mp4,m4a,3gp,3g2,mj2", "mpegts", "mpeg", "ogg", "flv", "asf", "flac"})
+_WITH_CLOCK = frozenset({_MATROSKA, _MP4, "mpegts", "mpeg", "ogg", "flv", "asf", "flac"})
 # These formats show what a track is only in its first packets. FFmpeg searches the first seconds for them; if it finds none,
 # the file is opened again with a search of up to an hour or 64 MB.
 _WITHOUT_LIST_OF_TRACKS = frozenset({"mpeg", "mpegts", "flv"})
@@ -47,9 +47,10 @@ _LONG_SEARCH = {"analyzeduration": "3600000000", "probesize": "64000000"}
 # Lossy formats round their stated length to packets (AAC up to 2048 samples) and count encoder delay in it, which
 # weighs more in short recordings: the slack is at most half of what is stated.
 _LENGTH_SLACK_S = 0.5
+_MAX_FALSE_RATE_S = 0.5
+"""Damage imitates the header of a frame now and then; frames of another rate for longer are another recording."""
 # The last chunk may be smaller than stated, as where programs count its header twice; 4096 bytes of speech are 0.1 s.
 _BYTES_SLACK = 4096
-_REFERENCE_OPUS, _OPUS_RATE_HZ = "libopus", 48_000
 
 
 @contextmanager
@@ -105,45 +106,6 @@ def _audio_stream(container: "av.container.InputContainer", name: str, track: in
     return stream
 
 
-class _ReferenceOpus:
-    """Decodes the packets of an Opus track by libopus.
-
-    FFmpeg's own decoder makes some valid files of speech at 32 kbit/s thousands of times as loud for an instant, and what it
-    decodes from low rates is up to two samples late.
-    """
-
-    def __init__(self, own: "av.AudioCodecContext") -> None:
-        self._context = av.AudioCodecContext.create(_REFERENCE_OPUS, "r")
-        self._context.extradata, self._context.options = own.extradata, {"request_sample_fmt": "flt"}
-        self._skipped_samples = 0
-
-    def decode(self, packet: "av.Packet") -> list["av.AudioFrame"]:
-        """The frames of a packet. Those that lost samples to the delay of the encoder start when what is left starts.
-
-        FFmpeg moves the timestamps itself if it knows the time base of the packets, which PyAV cannot tell this decoder.
-        """
-        if packet.has_sidedata("skip_samples"):
-            self._skipped_samples += int.from_bytes(bytes(packet.get_sidedata("skip_samples"))[:4], "little")
-        frames = self._context.decode(packet)
-        if self._skipped_samples and packet.duration:
-            step_samples = float(packet.time_base * _OPUS_RATE_HZ)
-            missing = round(packet.duration * step_samples) - sum(frame.samples for frame in frames)
-            skipped = min(self._skipped_samples, max(0, missing))
-            self._skipped_samples -= skipped
-            for frame in frames[:1]:
-                if frame.pts is not None:
-                    frame.pts += round(skipped / step_samples)
-        return list(frames)
-
-
-def decoder_of(stream: "av.AudioStream") -> "_ReferenceOpus | av.AudioCodecContext":
-    """The decoder of a track: FFmpeg's own, but the reference decoder for Opus where this FFmpeg contains it."""
-    own = stream.codec_context
-    if own.name != "opus" or _REFERENCE_OPUS not in av.codecs_available or not hasattr(av.Packet, "get_sidedata"):
-        return own  # older versions of PyAV do not tell how many samples to skip
-    return _ReferenceOpus(own)
-
-
 def no_such_track(track: int, name: str, tracks: Sequence[str]) -> AudioError:
     """The error for an audio track that a file does not have."""
     listed = ", ".join(f"{i} ({described})" for i, described in enumerate(tracks)) or "none"
@@ -162,7 +124,7 @@ def _described(stream: "av.AudioStream") -> str:
 def first_num_channels(stream: "av.AudioStream") -> int:
     """The number of channels of the first frame that decodes; some AAC headers say mono although the audio is stereo."""
     decoder = decoder_of(stream)
-    for packet in stream.container.demux(stream):
+    for packet in packets_of(stream.container, [stream]):
         with contextlib.suppress(av.FFmpegError):
             for frame in decoder.decode(packet):
                 return int(frame.layout.nb_channels)
@@ -214,6 +176,8 @@ class _Track:
         self._format: str = stream.container.format.name
         self._has_clock = self._format in _WITH_CLOCK
         self.is_mp3 = self._format == "mp3"
+        codec = stream.codec_context.codec
+        self._is_lossy = codec.lossy and not codec.lossless
         others_start_s = _others_start_s(stream) if self._has_clock else None
         # FFmpeg loses damaged frames of a FLAC file without an error.
         self.clock = Clock(int(stream.rate), name, others_start_s, is_seamless=self._format == "flac")
@@ -221,19 +185,29 @@ class _Track:
 
     def blocks(self) -> Iterator[Block]:
         """All blocks up to the end of the track."""
-        clock, num_channels = self.clock, 1
+        clock, num_channels, other_rate_s = self.clock, 1, 0.0
         for frame in self._frames():
-            if frame.sample_rate != clock.rate_hz:
-                if clock.num_samples:
+            frame_s = frame.samples / max(frame.sample_rate, 1)
+            if clock.num_samples and frame.sample_rate != clock.rate_hz:
+                other_rate_s += frame_s
+                if not self._allow_damaged or other_rate_s > _MAX_FALSE_RATE_S:
                     raise AudioError(
                         f"{self._name} must have one sample rate, but has {clock.rate_hz} Hz and then {frame.sample_rate} "
                         "Hz; convert it to WAV or FLAC"
                     )
-                check_rate(frame.sample_rate, self._name)
-                clock.rate_hz = frame.sample_rate
+                clock.lose(frame_s)
+                continue
+            other_rate_s = 0.0
+            check_rate(frame.sample_rate, self._name)
+            clock.rate_hz = frame.sample_rate
             num_channels = frame.layout.nb_channels
-            samples = scaled(frame.to_ndarray())
-            frames_TC = samples.T if frame.format.is_planar else samples.reshape(-1, num_channels)
+            frames_TC = frames_of(frame)
+            # Damage decodes to noise of any level. Lossless floats that large are 16-bit integers: `check_samples` says so.
+            if self._is_lossy and not (np.abs(frames_TC) <= MAX_LEVEL).all():
+                if not self._allow_damaged:
+                    raise damaged(self._name, clock.now_s, "samples far beyond full scale")
+                clock.lose(frame_s)
+                continue
             is_timed = self._has_clock and frame.pts is not None
             for placed_TC in clock.place(frames_TC, float(frame.pts * frame.time_base) if is_timed else None):
                 if clock.holes and not self._allow_damaged:
@@ -252,6 +226,8 @@ class _Track:
     def _frames(self) -> Iterator["av.AudioFrame"]:
         """Decoded frames. Damage raises, except in mp3, where players skip junk between and after the frames."""
         for packet in self._packets():
+            if self._format == "ogg" and _starts_another(packet):
+                self.clock.expect_restart()
             try:
                 decoded = self._decoder.decode(packet)
             except av.FFmpegError as error:
@@ -266,7 +242,7 @@ class _Track:
         # A Matroska header states the length of the longest stream, so the other streams are read too.
         container = self._stream.container
         try:
-            for packet in container.demux(list(container.streams) if self._format == _MATROSKA else [self._stream]):
+            for packet in packets_of(container, list(container.streams) if self._format == _MATROSKA else [self._stream]):
                 if packet.stream.index == self._stream.index:
                     yield packet
                 elif packet.pts is not None:
@@ -276,6 +252,14 @@ class _Track:
             if not self._allow_damaged:
                 raise damaged(self._name, self.clock.now_s, reason(error)) from error
             self.clock.lose(0.0)
+
+
+def _starts_another(packet: "av.Packet") -> bool:
+    """Whether a packet of an Ogg file comes with the tags of another recording, joined to the one before.
+
+    FFmpeg may give the time of that recording, instead of going on with that before, only from its second page.
+    """
+    return hasattr(packet, "has_sidedata") and packet.has_sidedata("strings_metadata")
 
 
 def _others_start_s(stream: "av.AudioStream") -> float | None:
@@ -332,13 +316,24 @@ def _promised_s(stream: "av.AudioStream", file: BinaryIO) -> float | None:
 
 
 def _duration_s(stream: "av.AudioStream") -> float | None:
-    """Length of a single track; None: the header does not state it.
+    """Length of a single track from its start; None: the header does not state it.
 
     Matroska never does. FFmpeg then gives the length of the file to a track whose first packet comes late.
     """
     if not stream.duration or stream.container.format.name == _MATROSKA:
         return None
-    return float(stream.duration * stream.time_base)
+    duration_s, start_s = float(stream.duration * stream.time_base), _start_s(stream)
+    index: Sequence[Any] = getattr(stream, "index_entries", ())  # old versions of PyAV do not show it
+    if start_s <= 0 or stream.container.format.name != _MP4 or not len(index):
+        return duration_s
+    # Where the edit list of an MP4 file delays a track and cuts it too, FFmpeg states the length before the cut, or adds the
+    # delay. The table of packets ends where the track does; that of a fragmented file may be incomplete.
+    end_s = float(index[-1].timestamp * stream.time_base)
+    return max(duration_s - start_s, min(duration_s, end_s - start_s))
+
+
+def _start_s(stream: "av.AudioStream") -> float:
+    return float((stream.start_time or 0) * stream.time_base)
 
 
 def stated_duration_s(stream: "av.AudioStream", file: BinaryIO) -> float | None:
@@ -346,7 +341,7 @@ def stated_duration_s(stream: "av.AudioStream", file: BinaryIO) -> float | None:
     container, promised = stream.container, _promised_s(stream, file)
     if promised is None or container.format.name not in _WITH_CLOCK:
         return promised
-    start_s = float((stream.start_time or 0) * stream.time_base)
+    start_s = _start_s(stream)
     others_start_s = _others_start_s(stream)
     if _duration_s(stream) is None:  # Matroska counts from 0 to the end of the longest stream
         return promised - start_s if len(container.streams) == 1 else None

@@ -238,15 +238,18 @@ def _frames_of(array: np.ndarray) -> np.ndarray:
 def _resampled(blocks: Iterator[Block], channel: int | None, name: str) -> Iterator[np.ndarray]:
     """Mono blocks at 16 kHz from blocks at any rate, bit for bit what resampling the whole recording at once gives."""
     resampler: soxr.ResampleStream | None = None
-    for samples, rate_hz in _mono(blocks, channel, name):
-        if rate_hz == SAMPLE_RATE_HZ:
-            yield samples
-            continue
-        if resampler is None:
-            resampler = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32", quality="VHQ")
-        yield resampler.resample_chunk(samples)
-    if resampler is not None:
-        yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+    try:
+        for samples, rate_hz in _mono(blocks, channel, name):
+            if rate_hz == SAMPLE_RATE_HZ:
+                yield samples
+                continue
+            if resampler is None:
+                resampler = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32", quality="VHQ")
+            yield resampler.resample_chunk(samples)
+        if resampler is not None:
+            yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+    finally:
+        resampler = None  # its library prints a report of leaks if the traceback of an error keeps it to the end
 
 
 def _mono(blocks: Iterator[Block], channel: int | None, name: str) -> Iterator[tuple[np.ndarray, int]]:

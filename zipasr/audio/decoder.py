@@ -1,0 +1,78 @@
+"""Packets -> frames -> samples: the decoder of a track that FFmpeg opened, and frames_TC float32 from what it decodes."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+import av
+import numpy as np
+
+from zipasr.audio.samples import scaled
+
+_REFERENCE_OPUS, _OPUS_RATE_HZ = "libopus", 48_000
+_SAMPLE_TYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "flt": "f4", "dbl": "f8"}
+"""NumPy's types of FFmpeg's packed sample formats."""
+
+
+class _ReferenceOpus:
+    """Decodes the packets of an Opus track by libopus.
+
+    FFmpeg's own decoder makes some valid files of speech at 32 kbit/s thousands of times as loud for an instant, and what it
+    decodes from low rates is up to two samples late.
+    """
+
+    def __init__(self, own: "av.AudioCodecContext") -> None:
+        self._context = av.AudioCodecContext.create(_REFERENCE_OPUS, "r")
+        self._context.extradata, self._context.options = own.extradata, {"request_sample_fmt": "flt"}
+        self._skipped_samples = 0
+
+    def decode(self, packet: "av.Packet") -> list["av.AudioFrame"]:
+        """The frames of a packet. Those that lost samples to the delay of the encoder start when what is left starts.
+
+        FFmpeg moves the timestamps itself if it knows the time base of the packets, which PyAV cannot tell this decoder.
+        """
+        if packet.has_sidedata("skip_samples"):
+            self._skipped_samples += int.from_bytes(bytes(packet.get_sidedata("skip_samples"))[:4], "little")
+        frames = self._context.decode(packet)
+        if self._skipped_samples and packet.duration:
+            step_samples = float(packet.time_base * _OPUS_RATE_HZ)
+            missing = round(packet.duration * step_samples) - sum(frame.samples for frame in frames)
+            skipped = min(self._skipped_samples, max(0, missing))
+            self._skipped_samples -= skipped
+            for frame in frames[:1]:
+                if frame.pts is not None:
+                    frame.pts += round(skipped / step_samples)
+        return list(frames)
+
+
+def decoder_of(stream: "av.AudioStream") -> "_ReferenceOpus | av.AudioCodecContext":
+    """The decoder of a track: FFmpeg's own, but the reference decoder for Opus where this FFmpeg contains it."""
+    own = stream.codec_context
+    if own.name != "opus" or _REFERENCE_OPUS not in av.codecs_available or not hasattr(av.Packet, "get_sidedata"):
+        return own  # older versions of PyAV do not tell how many samples to skip
+    return _ReferenceOpus(own)
+
+
+def packets_of(container: "av.container.InputContainer", streams: Sequence["av.stream.Stream"]) -> Iterator["av.Packet"]:
+    """The packets of some tracks, and an empty one for each at the end.
+
+    If FFmpeg finds another track while it reads, such as a video that starts late, PyAV ends with an IndexError.
+    """
+    with suppress(IndexError):
+        yield from container.demux(list(streams))
+
+
+def frames_of(frame: "av.AudioFrame") -> np.ndarray:
+    """The samples of a decoded frame as frames_TC float32.
+
+    `to_ndarray` of PyAV reads planes up to a null pointer. From eight planes on FFmpeg puts none, and the process crashes.
+
+    Raises:
+        ValueError: the samples are integers of 64 bits.
+    """
+    kind, num_channels, num_samples = frame.format.packed.name, frame.layout.nb_channels, frame.samples
+    if kind not in _SAMPLE_TYPES:
+        raise ValueError(f"samples must be {', '.join(_SAMPLE_TYPES)}, but are {kind}")
+    is_planar = frame.format.is_planar
+    planes, count = frame.planes[: num_channels if is_planar else 1], num_samples * (1 if is_planar else num_channels)
+    values = [np.frombuffer(plane, _SAMPLE_TYPES[kind], count) for plane in planes]
+    return scaled(np.stack(values, axis=1).reshape(num_samples, num_channels))
