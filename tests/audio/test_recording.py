@@ -299,6 +299,12 @@ def test_a_wav_without_samples_before_another_chunk_is_empty() -> None:
     assert len(load_audio(data[:4] + struct.pack("<I", len(data) - 8) + data[8:])) == 0
 
 
+def test_tags_that_are_no_utf_8_do_not_matter() -> None:
+    tag = b"TIT2" + bytes([0, 0, 0, 5, 0, 0, 3]) + b"caf\xe9"
+    data = mux("mp3", "libmp3lame", 16000, tone(16000, 1.0))
+    assert len(load_audio(b"ID3\x04\0\0" + bytes([0, 0, 0, len(tag)]) + tag + data)) == len(load_audio(data)) == 16000
+
+
 def test_wav_chunks_before_and_after_the_samples_are_passed_over() -> None:
     data = ENCODED["wav"]()
     chunk = b"LIST" + struct.pack("<I", 5) + b"hello\0"
