@@ -47,9 +47,7 @@ class _ReferenceOpus:
 def decoder_of(stream: "av.AudioStream") -> "_ReferenceOpus | av.AudioCodecContext":
     """The decoder of a track: FFmpeg's own, but the reference decoder for Opus where this FFmpeg contains it."""
     own = stream.codec_context
-    if own.name != "opus" or _REFERENCE_OPUS not in av.codecs_available or not hasattr(av.Packet, "get_sidedata"):
-        return own  # older versions of PyAV do not tell how many samples to skip
-    return _ReferenceOpus(own)
+    return _ReferenceOpus(own) if own.name == "opus" and _REFERENCE_OPUS in av.codecs_available else own
 
 
 def packets_of(container: "av.container.InputContainer", streams: Sequence["av.stream.Stream"]) -> Iterator["av.Packet"]:

@@ -9,7 +9,7 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -261,7 +261,7 @@ def _starts_another(packet: "av.Packet") -> bool:
 
     FFmpeg may give the time of that recording, instead of going on with that before, only from its second page.
     """
-    return hasattr(packet, "has_sidedata") and packet.has_sidedata("strings_metadata")
+    return bool(packet.has_sidedata("strings_metadata"))
 
 
 def _others_start_s(stream: "av.AudioStream") -> float | None:
@@ -325,7 +325,7 @@ def _duration_s(stream: "av.AudioStream") -> float | None:
     if not stream.duration or stream.container.format.name == _MATROSKA:
         return None
     duration_s, start_s = float(stream.duration * stream.time_base), _start_s(stream)
-    index: Sequence[Any] = getattr(stream, "index_entries", ())  # old versions of PyAV do not show it
+    index = stream.index_entries
     if start_s <= 0 or stream.container.format.name != _MP4 or not len(index):
         return duration_s
     # Where the edit list of an MP4 file delays a track and cuts it too, FFmpeg states the length before the cut, or adds the
