@@ -285,7 +285,10 @@ def test_pickled_is_small_and_notices_changes(tmp_path: Path) -> None:
 
 
 def test_memory_does_not_grow_with_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Making an index, opening it and reading some cuts takes as much memory for 12,000 cuts as for 3,000."""
+    """Making an index, opening it and reading some cuts takes as much memory for 16,000 cuts as for 8000.
+
+    Fewer do not fill the buffer of a MB that `gzip` reads into since Python 3.12.
+    """
     opened: list[str] = []
     deserialize = lhotse_serialization.deserialize_item
 
@@ -295,7 +298,7 @@ def test_memory_does_not_grow_with_the_manifest(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(lhotse_serialization, "deserialize_item", count)
     peaks = []
-    for size in (1000, 3000, 12_000):  # the first run warms up
+    for size in (1000, 8000, 16_000):  # the first run warms up
         path = write_lines(tmp_path / f"{size}.jsonl.gz", (line_of(i, TEXTS[i % len(TEXTS)]) for i in range(size)))
         tracemalloc.start()
         open_cuts(path)

@@ -180,7 +180,7 @@ def test_an_epoch_is_small_arrays(concat_prob: float) -> None:
         peaks.append(peak)
     num_items = 3 * (sizes[1] - sizes[0])
     assert (kept[1] - kept[0]) / num_items < 16
-    assert (peaks[1] - peaks[0]) / num_items < 64
+    assert (peaks[1] - peaks[0]) / num_items < 72  # 58; 70 on Python 3.14, where NumPy does not reuse a temporary array
 
 
 # Data that is mixed in

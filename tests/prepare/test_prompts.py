@@ -5,6 +5,7 @@ The test that downloads packages is marked `network`; the others use synthetic p
 
 import gzip
 import hashlib
+import json
 import os
 import subprocess
 from collections import Counter
@@ -265,6 +266,7 @@ def test_the_english_prompts(prompts_dir: Path) -> None:
     assert all(all_texts[text] == 1 and len(text.split()) >= 3 for text in texts["test"] + texts["dev"])
     assert 21 < sum(cut.duration for part in parts.values() for cut in part) / 60 < 23
     assert set("".join(all_texts)) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZ' ")
-    reasons = Counter(line.split('"reason": "')[1].split('"')[0] for line in open(prompts_dir / "rejected.jsonl"))
+    rejected = (prompts_dir / "rejected.jsonl").read_text(encoding="utf-8").splitlines()
+    reasons = Counter(json.loads(line)["reason"] for line in rejected)
     assert reasons == {"not speech": 17, "too long": 3, "no audio": 1}
     assert parts["test"][0].load_audio().shape == (1, parts["test"][0].num_samples)
