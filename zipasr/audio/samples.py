@@ -21,6 +21,8 @@ reach 32768."""
 INT16_CURE = "if it is int16 as floats, divide by 32768"
 ANOTHER_FILE_CURE = "record or export it again"
 """The cure for samples beyond `MAX_LEVEL`; short, since the close reason of a WebSocket is limited to 123 bytes."""
+ALLOW_DAMAGED_CURE = ", or take what can be decoded with --allow-damaged (in Python allow_damaged=True)"
+"""The second cure for a damaged recording, which no client of a server can follow."""
 _CANCELED = 0.2
 """Channels cancel each other where the power of their mix is below this share of the power that a mix of unrelated channels
 has. For stereo that is 10 dB below the channels, a correlation of -0.8; two microphones and wide stereo stay above -0.5."""
