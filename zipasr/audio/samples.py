@@ -58,7 +58,7 @@ def scaled(samples: np.ndarray) -> np.ndarray:
     """A copy of samples of any type as float32; integers are divided by half their range."""
     if samples.dtype == np.uint8:  # 8-bit audio is unsigned, its silence 128
         return (samples.astype(np.float32) - 128) / 128
-    if samples.dtype in (np.int8, np.int16, np.int32):
+    if samples.dtype.newbyteorder("=") in (np.int8, np.int16, np.int32):
         return (samples / float(np.iinfo(samples.dtype).max + 1)).astype(np.float32)
     if np.issubdtype(samples.dtype, np.floating):
         with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which the caller reports
