@@ -147,6 +147,8 @@ def test_integer_arrays_are_scaled(dtype: str, zero: int, scale: int) -> None:
     codes = np.array([zero, zero + scale // 2, zero - scale], dtype)
     np.testing.assert_array_equal(load_audio(codes), np.array([0, 0.5, -1], np.float32))
     np.testing.assert_array_equal(load_audio(torch.from_numpy(codes)), np.array([0, 0.5, -1], np.float32))
+    swapped = codes.astype(codes.dtype.newbyteorder())
+    np.testing.assert_array_equal(load_audio(swapped), np.array([0, 0.5, -1], np.float32))
 
 
 def test_the_channel_axis_of_an_array_is_the_shorter_one() -> None:

@@ -233,6 +233,32 @@ def test_a_violation_of_the_protocol_ends_the_messages() -> None:
     run(work)
 
 
+@pytest.mark.parametrize("rest", [b"", frame(8, b""), frame(2, PIECE)])
+@pytest.mark.parametrize("is_early", [False, True])
+def test_a_text_that_is_not_utf8_is_no_error_of_the_server(
+    is_early: bool, rest: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also in one read with the client's close frame, and before there is a receiver."""
+
+    async def work() -> None:
+        async with opened() as one:
+            content = frame(2, PIECE) + frame(1, b"Done\xff") + rest
+            if is_early:
+                one.connection.data_received(content)
+            audio = one.live()
+            if not is_early:
+                one.connection.data_received(content)
+            assert ((await audio.ended).code, one.session.num_samples) == (0, 1280)
+            reason = one.transport.written.rpartition(b"\x88")[2][1:]
+            is_closed_by_client = is_early and rest == frame(8, b"")
+            assert reason == (b"" if is_closed_by_client else (1007).to_bytes(2, "big") + b"A text must be UTF-8.")
+            audio.stop()
+            one.transport.close()
+
+    run(work)
+    assert not caplog.records
+
+
 def test_messages_before_the_receiver_are_first() -> None:
     """A client may send audio without waiting for the response to its handshake."""
 

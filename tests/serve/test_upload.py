@@ -10,9 +10,9 @@ import httpx2
 import pytest
 from starlette.types import Receive
 
-from tests.serve.clients import FORM, PART, answer_of, post, raw_request
+from tests.serve.clients import FORM, PART, answer_of, form_of, post, raw_request
 from tests.serve.clock import IDLE_S, Clock
-from tests.serve.running import gauge, offline_recognizer, running, wait_until
+from tests.serve.running import gauge, offline_recognizer, running, sentence, wait_until, wav
 from tests.watchdog import WATCHDOG_S
 from zipasr.serve import upload
 from zipasr.serve.upload import linger
@@ -88,6 +88,27 @@ def test_malformed_forms_are_not_logged(caplog: pytest.LogCaptureFixture) -> Non
         for content in (b"nonsense", b"--x\r\nnonsense", b"--x--\r\nmore than the last boundary"):
             url = f"{service.url}/v1/audio/transcriptions"
             assert httpx2.post(url, content=content, headers=headers, timeout=WATCHDOG_S).status_code == 400
+    assert not caplog.records
+
+
+def test_a_form_must_be_in_utf8_or_a_superset_of_ascii(caplog: pytest.LogCaptureFixture) -> None:
+    """Some of Python's other encodings take seconds for a field, raise errors of their own or yield lone surrogates."""
+    surrogates = form_of(wav(sentence()), language=r"\ud800", response_format="verbose_json")
+    with running(offline_recognizer()) as service:
+
+        def response(charset: str, content: bytes = surrogates) -> httpx2.Response:
+            headers = {"content-type": f"multipart/form-data; boundary=x; charset={charset}"}
+            url = f"{service.url}/v1/audio/transcriptions"
+            return httpx2.post(url, content=content, headers=headers, timeout=WATCHDOG_S)
+
+        for charset in ("undefined", "punycode", "unicode_escape", "utf-7", "utf-16", '""'):
+            refused = response(charset)
+            assert refused.status_code == 400
+            assert refused.json()["error"]["message"].startswith("The texts of a form must be in UTF-8, but its charset is ")
+        for charset in ("utf-8", '"UTF-8"', "US-ASCII", "windows-1252"):
+            assert response(charset).json()["language"] == r"\ud800"
+        latin = form_of(wav(sentence()), language="fran\xe7ais", response_format="verbose_json")
+        assert response("ISO-8859-1", latin.replace("\xe7".encode(), b"\xe7")).json()["language"] == "fran\xe7ais"
     assert not caplog.records
 
 

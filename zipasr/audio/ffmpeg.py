@@ -18,7 +18,7 @@ from av.stream import Disposition
 from zipasr.audio.clock import Clock, places
 from zipasr.audio.containers import stated_bytes
 from zipasr.audio.decoder import decoder_of, frames_of, packets_of
-from zipasr.audio.samples import MAX_LEVEL, Block, FileOptions, check_rate, truncated
+from zipasr.audio.samples import ALLOW_DAMAGED_CURE, MAX_LEVEL, Block, FileOptions, check_rate, truncated
 from zipasr.errors import AudioError
 
 logger = logging.getLogger(__name__)
@@ -282,8 +282,7 @@ def _others_start_s(stream: "av.AudioStream") -> float | None:
 def damaged(name: str, at_s: float, what: str) -> AudioError:
     """The error for a recording that cannot be decoded to its end."""
     return AudioError(
-        f"{name} must be a whole recording, but has damaged data at {at_s:.2f} s ({what}); copy it again, or take what can "
-        "be decoded with --allow-damaged (in Python allow_damaged=True)"
+        f"{name} must be a whole recording, but has damaged data at {at_s:.2f} s ({what}); copy it again{ALLOW_DAMAGED_CURE}"
     )
 
 

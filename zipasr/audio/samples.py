@@ -21,6 +21,8 @@ reach 32768."""
 INT16_CURE = "if it is int16 as floats, divide by 32768"
 ANOTHER_FILE_CURE = "record or export it again"
 """The cure for samples beyond `MAX_LEVEL`; short, since the close reason of a WebSocket is limited to 123 bytes."""
+ALLOW_DAMAGED_CURE = ", or take what can be decoded with --allow-damaged (in Python allow_damaged=True)"
+"""The second cure for a damaged recording, which no client of a server can follow."""
 _CANCELED = 0.2
 """Channels cancel each other where the power of their mix is below this share of the power that a mix of unrelated channels
 has. For stereo that is 10 dB below the channels, a correlation of -0.8; two microphones and wide stereo stay above -0.5."""
@@ -56,7 +58,7 @@ def scaled(samples: np.ndarray) -> np.ndarray:
     """A copy of samples of any type as float32; integers are divided by half their range."""
     if samples.dtype == np.uint8:  # 8-bit audio is unsigned, its silence 128
         return (samples.astype(np.float32) - 128) / 128
-    if samples.dtype in (np.int8, np.int16, np.int32):
+    if samples.dtype.newbyteorder("=") in (np.int8, np.int16, np.int32):
         return (samples / float(np.iinfo(samples.dtype).max + 1)).astype(np.float32)
     if np.issubdtype(samples.dtype, np.floating):
         with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which the caller reports

@@ -11,6 +11,7 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import CloseCode
 from websockets.protocol import State
 
 from zipasr.serve.frames import FrameCutter, text_frame
@@ -156,6 +157,13 @@ class SocketConnection(_WriteTimeout, WebSocketsSansIOProtocol):
 
     def send_receive_event_to_app(self) -> None:
         """Called with a message that the parser has read; uvicorn then pauses until the application takes it."""
+        if self.curr_msg_data_type == "text" and not _is_utf8(b"".join(self.frames)):
+            # uvicorn logs a traceback, and fails if the client's close frame has come with the message.
+            self.frames = []
+            if self.conn.state is State.OPEN:
+                self.conn.send_close(CloseCode.INVALID_DATA, "A text must be UTF-8.")
+                self.handle_parser_exception()
+            return
         super().send_receive_event_to_app()
         if self._receiver is not None and not self._receiver.is_full:
             self.resume_receiving()
@@ -251,6 +259,14 @@ class SocketConnection(_WriteTimeout, WebSocketsSansIOProtocol):
             # The head is short enough for HTTP but too long for a WebSocket: uvicorn would wait for another one forever.
             self.transport.write(b"".join(self.conn.data_to_send()))
             self.transport.close()
+
+
+def _is_utf8(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class _Deliveries(asyncio.Queue[Any]):

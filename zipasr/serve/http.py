@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute
 
+from zipasr.audio.samples import ALLOW_DAMAGED_CURE
 from zipasr.errors import AudioError, ConfigError
 from zipasr.serve.limits import Admission, ServeConfig, ServerBusy
 from zipasr.serve.metrics import CONTENT_TYPE, Metrics
@@ -43,8 +44,9 @@ _KEEP_ALIVE_S = 15.0
 """A stream of events sends something at least this often: many proxies cut a connection that is quiet for 60 s."""
 _EVENT_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 """Headers that keep proxies from holding events back."""
-_INAPPLICABLE_CURE = ", or name a headerless format, for example format='g722'"
-"""Advice in the library's message about unknown formats that does not apply here: a request has no such field."""
+_INAPPLICABLE_CURES = (", or name a headerless format, for example format='g722'", ALLOW_DAMAGED_CURE)
+"""Advice in the library's messages about unknown and damaged recordings that does not apply here: a request has no such
+fields."""
 _log = logging.getLogger("zipasr.serve")
 
 
@@ -178,7 +180,9 @@ class HttpEndpoints:
             return JSONResponse(body, status_code=error.status, headers={"connection": "close"} if upload is None else None)
         if isinstance(error, AudioError):
             name = upload.file.filename if upload is not None and upload.file.filename else "the recording"
-            message = message.replace("the file object", name[:100]).replace(_INAPPLICABLE_CURE, "")
+            message = message.replace("the file object", name[:100])
+            for cure in _INAPPLICABLE_CURES:
+                message = message.replace(cure, "")
             return JSONResponse(error_body(message, param="file"), status_code=400)
         return JSONResponse(error_body(message, param=_wrong_field(message, upload)), status_code=400)
 

@@ -23,6 +23,9 @@ _MAX_LINGER_BYTES, _LINGER_S = 64_000_000, 5.0
 sent everything."""
 _MAX_FIELDS, _MAX_FIELD_BYTES = MAX_PHRASES + 200, 100_000
 """A phrase may be a field of its own."""
+_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin-1", "latin1", "windows-1252", "cp1252"})
+"""Python has a codec for every name that a request may give. Some take seconds for one field (punycode), raise errors of
+their own (undefined) or yield lone surrogates (unicode_escape, utf-7), which no response can contain."""
 _log = logging.getLogger("zipasr.serve")
 
 
@@ -42,12 +45,7 @@ async def read_upload(request: Request, body: "Body") -> Upload:
             (503).
         ClientDisconnect: the client has disconnected.
     """
-    content_type = request.headers.get("content-type", "")
-    if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
-        raise RequestError(
-            "A request must be multipart/form-data with the recording in the field file, but is "
-            f"{content_type[:80] or 'nothing'!r}."
-        )
+    _check_content_type(request.headers.get("content-type", ""))
     try:
         parser = _Parser(
             request.headers,
@@ -77,6 +75,18 @@ async def read_upload(request: Request, body: "Body") -> Upload:
         await form.close()
         raise RequestError("The recording must be in the field file, but there is no such field.", param="file")
     return Upload(fields, files[0][1])
+
+
+def _check_content_type(content_type: str) -> None:
+    """Raise RequestError for what is not a form, and for one whose texts are in an unusual encoding."""
+    if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
+        raise RequestError(
+            "A request must be multipart/form-data with the recording in the field file, but is "
+            f"{content_type[:80] or 'nothing'!r}."
+        )
+    charset = parse_options_header(content_type)[1].get(b"charset", b"utf-8").decode("latin-1")
+    if charset.lower() not in _CHARSETS:
+        raise RequestError(f"The texts of a form must be in UTF-8, but its charset is {charset[:80]!r}.")
 
 
 class _Parser(MultiPartParser):
