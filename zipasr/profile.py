@@ -2,7 +2,7 @@
 
 Operations are counted on the meta device, without computation. Time and memory are measured in a separate process per
 encoder. Input is features (N, T, F) at 100 Hz. Run as a module, this file is that process: it reads a request as JSON
-from stdin and writes the measurement to stdout.
+from stdin and writes the measurement to stdout; its argument is the process that asks.
 """
 
 import copy
@@ -309,7 +309,7 @@ def profile_encoder(
     if threads is not None:
         env["OMP_NUM_THREADS"] = str(threads)
     # -P: do not search the working directory for modules.
-    command = [sys.executable, "-P", "-m", "zipasr.profile"]
+    command = [sys.executable, "-P", "-m", "zipasr.profile", str(os.getpid())]
     done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, env=env)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
@@ -393,7 +393,14 @@ def process_status(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-if __name__ == "__main__":
+def _end_with_the_parent(parent: int) -> None:
+    """Let Linux end this process with the one that asks for the measurement, which SIGTERM may end alone."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with the parent, which SIGTERM may end alone
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # it has ended before
+            sys.exit(1)
+
+
+if __name__ == "__main__":
+    _end_with_the_parent(int(sys.argv[1]))
     print(json.dumps(asdict(_measure(json.load(sys.stdin)))))
