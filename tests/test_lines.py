@@ -1,4 +1,4 @@
-"""Contract: files that are written completely or not at all, where there are links and pipes."""
+"""Contract: endless files are refused; files are written whole or not at all, where there are links and pipes."""
 
 import json
 import os
@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.watchdog import WATCHDOG_S
+from zipasr import lines
 from zipasr.cli.recordings import write_result
-from zipasr.lines import parse_json, replacing, write_rows
+from zipasr.errors import DataError
+from zipasr.lines import parse_json, read_lines, read_whole, replacing, write_rows
 
 
 def write_line(path: Path) -> None:
@@ -71,3 +73,23 @@ def test_json_that_somebody_else_wrote() -> None:
             parse_json(content)
     with pytest.raises(ValueError, match="Expecting value"):
         parse_json("")
+
+
+def test_a_device_without_end_is_no_text() -> None:
+    assert read_whole("/dev/null") == b"" and list(read_lines(Path("/dev/null"))) == []
+    with pytest.raises(OSError, match="it is a device, which has no end"):
+        read_whole("/dev/zero")
+    with pytest.raises(DataError, match=r"/dev/urandom cannot be read as text: .*it is a device, which has no end"):
+        next(read_lines(Path("/dev/urandom")))
+
+
+def test_what_is_read_into_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "MOST_BYTES", 4 << 20)
+    (path := tmp_path / "a").write_bytes(b"ab\n" + b"x" * (4 << 20) + b"\n")
+    assert read_whole(path, most_bytes=(4 << 20) + 4) == path.read_bytes()
+    with pytest.raises(OSError, match="it has more than 4 MB"):
+        read_whole(path, most_bytes=4 << 20)
+    read = read_lines(path)
+    assert next(read) == (1, "ab")
+    with pytest.raises(DataError, match="it has a line of more than 4 MB"):
+        next(read)

@@ -1,18 +1,54 @@
 """Text files: lines of UTF-8 or UTF-16 text to read, and JSON lines that are written completely or not at all."""
 
 import codecs
+import errno
 import gzip
 import io
 import itertools
 import json
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from zipasr.errors import DataError
 from zipasr.lfs import HEAD_BYTES, refuse_pointer
+
+MOST_BYTES = 1 << 28
+"""Of a text that is read whole, and of a line: 256 MB, which no vocabulary, grammar or list of ours comes near."""
+_BLOCK_BYTES = 1 << 20
+
+
+def read_whole(path: str | os.PathLike[str], *, most_bytes: int = MOST_BYTES) -> bytes:
+    """The bytes of a file that is held in memory: a regular one or a pipe.
+
+    Raises:
+        OSError: the file cannot be read, is a device, which has no end, or has more than `most_bytes`.
+    """
+    content = bytearray()
+    with open(path, "rb") as file:
+        refuse_device(file)
+        while block := file.read(_BLOCK_BYTES):  # not all at once: Python reserves what it is told to read
+            content += block
+            if len(content) > most_bytes:
+                raise OSError(errno.EFBIG, f"it has more than {most_bytes >> 20} MB", os.fspath(path))
+    return bytes(content)
+
+
+def refuse_device(file: io.BufferedReader) -> None:
+    """Raise OSError for an open file that is a device without end, such as /dev/zero; a terminal and /dev/null have one."""
+    if stat.S_ISCHR(os.fstat(file.fileno()).st_mode) and not file.isatty() and file.peek(1):
+        raise OSError(errno.EINVAL, "it is a device, which has no end", file.name)
+
+
+def bounded_lines(file: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
+    """Yield the lines of an open file with their ends; raise OSError for one of more than `MOST_BYTES`."""
+    while line := file.readline(MOST_BYTES + 1):
+        if len(line) > MOST_BYTES:
+            raise OSError(errno.EFBIG, f"it has a line of more than {MOST_BYTES >> 20} MB")
+        yield line
 
 
 def decode_text(content: bytes, errors: str = "strict") -> str:
@@ -51,11 +87,12 @@ def read_lines(path: Path) -> Iterator[tuple[int, str | None]]:
     """
     try:
         with open(path, "rb") as raw, gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw as file:
+            refuse_device(raw)
             refuse_pointer(raw.peek(HEAD_BYTES), path, DataError)
             if file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
                 yield from _utf16_lines(file.read())
                 return
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(bounded_lines(file), start=1):
                 try:
                     yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
                 except UnicodeDecodeError:

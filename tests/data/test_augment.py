@@ -175,3 +175,11 @@ def test_views_follow_from_the_seed() -> None:
 def test_wrong_settings_are_named(wrong: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         SpecAugmentConfig(**wrong)
+
+
+@pytest.mark.parametrize("ratio", [2.5, 1e300])
+def test_two_views_take_the_most_masks(ratio: float) -> None:
+    config = SpecAugmentConfig(num_time_masks=1000)
+    with seeded(0):
+        views = two_views(torch.rand(1, 200, 80), torch.tensor([200]), config, time_mask_ratio=ratio)
+    assert views.shape == (2, 200, 80)

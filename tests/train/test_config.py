@@ -46,6 +46,26 @@ def test_wrong_values_are_named(wrong: str) -> None:
         set_fields(TrainConfig(), [wrong])
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        *(
+            (f"{name}=1e-308", f"{name} must be at least 1e-9, but is 1e-308")
+            for name in ("lr_batches", "lr_epochs", "lr_hours")
+        ),
+        ("model.encoder.num_layers=1000000000,2,3,4,3,2", "num_layers must be at most 1000, but stack 0 has 1000000000"),
+        (
+            "batch.spec_augment.num_frequency_masks=1000000000",
+            "num_frequency_masks must be from 0 to 1000, but is 1000000000",
+        ),
+        ("batch.spec_augment.num_time_masks=1000000000", "num_time_masks must be from 0 to 1000, but is 1000000000"),
+    ],
+)
+def test_what_would_overflow_or_run_without_end_is_refused(setting: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        set_fields(TrainConfig(), [setting])
+
+
 def test_every_nested_field_can_be_reached() -> None:
     names = field_names(TrainConfig())
     assert {"lr", "batch.spec_augment.prob", "model.encoder.channels", "model.transducer.joiner_dim"} <= set(names)

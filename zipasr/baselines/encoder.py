@@ -44,6 +44,8 @@ class BaselineConfig:
         if self.num_features < self.min_features:
             raise ConfigError(f"num_features must be at least {self.min_features}, but is {self.num_features}")
         check_positive(subsampling_channels=self.subsampling_channels, num_layers=self.num_layers)
+        if self.num_layers > 1000:  # built one by one: a billion without end
+            raise ConfigError(f"num_layers must be at most 1000, but is {self.num_layers}")
         check_heads(self.channels, self.num_heads)
         check_odd(kernel_size=self.kernel_size)
         check_rates(dropout=self.dropout)

@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import os
 import sys
-from pathlib import Path
 
 from zipasr.cli.flags import given
 from zipasr.cli.keyword_options import add_keyword_file_option
@@ -12,6 +11,7 @@ from zipasr.cli.memory import uncollected_imports
 from zipasr.cli.model_argument import add_model_argument
 from zipasr.cli.search_options import add_chunk_options, add_search_options, add_vad_option, load_recognizer
 from zipasr.errors import ConfigError
+from zipasr.lines import read_whole
 
 _KEY_VARIABLE = "ZIPASR_API_KEY"
 
@@ -137,6 +137,6 @@ def _api_key(path: str | None) -> str | None:
         key = os.environ.get(_KEY_VARIABLE) or None
         return key.strip() if key is not None else None  # one of spaces alone is refused: it lets nobody in
     try:
-        return Path(path).read_text(encoding="utf-8").strip()
+        return read_whole(path).decode().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--api-key-file must be a file with the API key, but {path} cannot be read: {error}") from error

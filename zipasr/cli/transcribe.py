@@ -35,7 +35,7 @@ from zipasr.cli.search_options import (
 from zipasr.cli.threads import divide_threads
 from zipasr.errors import AudioError, ConfigError
 from zipasr.lfs import refuse_pointer
-from zipasr.lines import decode_text
+from zipasr.lines import decode_text, read_whole
 from zipasr.transcript import FILE_ENDINGS, FORMATS, channel_label, writer
 
 if TYPE_CHECKING:
@@ -299,7 +299,7 @@ def _listed(path: str | None) -> list[str]:
     if path is None:
         return []
     try:
-        content = _standard_input() if path == "-" else Path(path).read_bytes()
+        content = _standard_input() if path == "-" else read_whole(path)
     except (OSError, ValueError) as error:
         raise ConfigError(f"--list must be a file with one path per line, but {path} cannot be read: {error}") from error
     refuse_pointer(content, path, ConfigError)

@@ -39,7 +39,8 @@ class SpecAugmentConfig:
 
     def __post_init__(self) -> None:
         require_fields(self, "within 0 and 1", "prob", "max_time_share")
-        require_fields(self, "0 or more", "time_warp_frames", "num_frequency_masks", "num_time_masks")
+        require_fields(self, "0 or more", "time_warp_frames")
+        require_fields(self, "from 0 to 1000", "num_frequency_masks", "num_time_masks")
         require_fields(self, "at least 1", "frequency_mask_bins", "time_mask_frames")
 
 
@@ -103,7 +104,7 @@ def two_views(features: Tensor, lens: Tensor, config: SpecAugmentConfig, *, time
     masks = dataclasses.replace(
         config,
         time_warp_frames=0,
-        num_time_masks=int(config.num_time_masks * time_mask_ratio),
+        num_time_masks=int(min(config.num_time_masks * time_mask_ratio, 1000)),  # the most that a configuration may have
         max_time_share=min(config.max_time_share * time_mask_ratio, 1.0),
     )
     return spec_augment(warped.repeat(2, 1, 1), lens.repeat(2), masks)

@@ -30,7 +30,7 @@ from zipasr.data.audio_paths import located, refuse_commands
 from zipasr.data.index_folders import locked, possible_folders, writable_folder
 from zipasr.errors import DataError
 from zipasr.lfs import HEAD_BYTES, refuse_pointer
-from zipasr.lines import parse_json
+from zipasr.lines import bounded_lines, parse_json, refuse_device
 from zipasr.progress import Progress
 from zipasr.text import normalize
 
@@ -276,7 +276,7 @@ def _lines(manifest: Path) -> Iterator[bytes]:
             Progress(f"index {manifest.name}", unit="bytes", total=manifest.stat().st_size, delay_s=2.0) as progress,
             gzip.GzipFile(fileobj=file) if manifest.suffix == ".gz" else file as content,
         ):
-            for number, line in enumerate(content):
+            for number, line in enumerate(bounded_lines(content)):
                 if number % 1000 == 0:
                     progress.set_done(file.tell())
                 yield line
@@ -358,6 +358,7 @@ def _fingerprint(manifest: Path) -> str:
     """A hash that changes when the manifest does, at a cost independent of its size."""
     try:
         with manifest.open("rb") as file:
+            refuse_device(file)
             refuse_pointer(file.peek(HEAD_BYTES), manifest, DataError)  # whoever opens cuts comes here first
             size, time_ns = _stamp(manifest)
             digest = hashlib.sha256(f"{_VERSION} {size} {time_ns}".encode())

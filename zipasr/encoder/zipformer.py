@@ -27,6 +27,7 @@ from zipasr.nn.schedule import Schedule
 _WARMUP_STEPS = 4000.0
 _FEATURE_MASK_RATE = 0.125
 _UNLIMITED_CHUNKS = 1_000_000
+_MAX_LAYERS = 1000  # far more than is of use; each is built one by one, and a billion without end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +137,8 @@ class ZipformerConfig:
                 f"channels and feedforward must be multiples of 4, but stack {i} has {self.channels[i]} and "
                 f"{self.feedforward[i]}"
             )
+        if self.num_layers[i] > _MAX_LAYERS:
+            raise ConfigError(f"num_layers must be at most {_MAX_LAYERS}, but stack {i} has {self.num_layers[i]}")
         head_dims = self.head_dims(i)
         if min(self.num_layers[i], self.num_heads[i], self.downsample[i], self.channels[i], *head_dims) < 1:
             raise ConfigError(

@@ -3,11 +3,11 @@
 import bisect
 import os
 import re
-from pathlib import Path
 from typing import NamedTuple
 
 from zipasr.errors import ConfigError
 from zipasr.lfs import refuse_pointer
+from zipasr.lines import read_whole
 
 
 class Place(NamedTuple):
@@ -44,7 +44,7 @@ def read_source(path: str | os.PathLike[str]) -> Source:
         ConfigError: the file cannot be read, or is not text in its encoding.
     """
     try:
-        content = Path(path).read_bytes()
+        content = read_whole(path)
     except OSError as error:
         raise ConfigError(f"{path} must be a file with a grammar, but cannot be read: {error.strerror}") from error
     refuse_pointer(content, path, ConfigError)

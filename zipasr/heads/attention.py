@@ -50,6 +50,8 @@ class AttentionConfig:
         for name in ("num_layers", "dim", "attention_dim", "num_heads", "feedforward"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, but is {getattr(self, name)}")
+        if self.num_layers > 1000:  # built one by one: a billion without end
+            raise ConfigError(f"num_layers must be at most 1000, but is {self.num_layers}")
         if self.dim % 2:
             raise ConfigError(f"dim must be even (half sines, half cosines), but is {self.dim}")
         if self.attention_dim % self.num_heads:

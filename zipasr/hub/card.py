@@ -14,7 +14,7 @@ from typing import Any
 from zipasr.errors import ConfigError, DataError
 from zipasr.hub.description import EncoderDescription, ModelDescription
 from zipasr.hub.model_table import LANGUAGES
-from zipasr.lines import parse_json
+from zipasr.lines import parse_json, read_whole
 
 LIBRARY = "zipasr"
 """Name of the library in the front matter, by which a card is known as ours."""
@@ -108,7 +108,7 @@ def _read_result(argument: str) -> TestResult:
     if not name.strip() or not path:
         raise ConfigError(f"--results must be FILE or NAME=FILE, but is {argument!r}")
     try:
-        content = parse_json(Path(path).read_text(encoding="utf-8"))
+        content = parse_json(read_whole(path))
         rates = {key: _number(content[key]) for key in ("wer", "cer", "audio_s", "num_utterances")}
         search = content.get("search", {})
         shown = ", ".join(str(value) if key == "method" else f"{key} {value}" for key, value in search.items())

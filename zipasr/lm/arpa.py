@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from zipasr.errors import DataError
 from zipasr.lfs import HEAD_BYTES, refuse_pointer
+from zipasr.lines import bounded_lines, refuse_device
 
 BEGIN, END = "<s>", "</s>"
 """Symbols of the start and the end of a sentence in an ARPA file."""
@@ -98,7 +99,7 @@ def _copy_checked(path: Path, copy: Path) -> None:
     section, is_whole = 0, False
     try:
         with _open(path) as source, copy.open("wb") as target:
-            for number, line in enumerate(source):
+            for number, line in enumerate(bounded_lines(source)):
                 if is_whole:
                     continue  # what follows \end\ is no part of the model; it is read, since gzip's checksum comes last
                 line = line.removeprefix(codecs.BOM_UTF8 if number == 0 else b"").strip()
@@ -132,6 +133,7 @@ def _copy_checked(path: Path, copy: Path) -> None:
 
 def _open(path: Path) -> IO[bytes]:
     with path.open("rb") as file:
+        refuse_device(file)
         head = file.peek(HEAD_BYTES)
     refuse_pointer(head, path, DataError)
     if head.startswith(_KENLM_MAGIC):

@@ -81,6 +81,8 @@ def _check_sizes(config: Any, *names: str) -> None:
     for name in names:
         if getattr(config, name) < 1:
             raise ConfigError(f"{name} must be at least 1, but is {getattr(config, name)}")
+    if config.num_layers > 1000:  # built one by one: a billion without end
+        raise ConfigError(f"num_layers must be at most 1000, but is {config.num_layers}")
     if not 0.0 <= config.dropout < 1.0:
         raise ConfigError(f"dropout must be at least 0 and below 1, but is {config.dropout}")
 

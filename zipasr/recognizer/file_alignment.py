@@ -5,7 +5,6 @@ this file reads the audio and computes and encodes the features with a `Recogniz
 """
 
 import os
-from pathlib import Path
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from zipasr.alignment.known_text import align_features
 from zipasr.audio import SAMPLE_RATE_HZ, load_audio
 from zipasr.errors import DataError
 from zipasr.lfs import refuse_pointer
-from zipasr.lines import decode_text
+from zipasr.lines import decode_text, read_whole
 from zipasr.recognizer.recognizer import Recognizer
 from zipasr.recognizer.transcripts import to_transcript
 from zipasr.transcript import Transcript
@@ -85,7 +84,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
         DataError: the file does not exist or is not such text.
     """
     try:
-        content = Path(path).read_bytes()
+        content = read_whole(path)
         refuse_pointer(content, path, DataError)
         return decode_text(content)
     except OSError as error:

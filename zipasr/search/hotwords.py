@@ -14,7 +14,6 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from zipasr.errors import ConfigError
 from zipasr.lfs import refuse_pointer
-from zipasr.lines import decode_text
+from zipasr.lines import decode_text, read_whole
 from zipasr.text import is_unspaced, normalize, spaced, unspaced
 from zipasr.tokenizer import WORD_START, Tokenizer
 
@@ -327,7 +326,7 @@ def read_phrase_lines(path: str | os.PathLike[str], *, what: str) -> list[str]:
         ConfigError: there is no such file, or it is not UTF-8 text, nor UTF-16.
     """
     try:
-        content = Path(path).read_bytes()
+        content = read_whole(path)
         refuse_pointer(content, path, ConfigError)
         return decode_text(content).replace("\r\n", "\n").removesuffix("\n").split("\n") if content else []
     except (OSError, UnicodeDecodeError) as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from zipasr.errors import CheckpointError
 from zipasr.lfs import refuse_pointer
+from zipasr.lines import read_whole
 from zipasr.tokenizer.byte_text import is_byte_text, is_byte_text_for_sherpa, is_surely_byte_text
 from zipasr.tokenizer.model_file import BYTES_END, CONTROL_PIECES, UNKNOWN_PIECE, WORD_START, is_whole, table_model
 from zipasr.tokenizer.table import has_scores, parse_scores, parse_symbols
@@ -54,7 +55,7 @@ def _content(path: str | os.PathLike[str]) -> bytes:
                 f"{os.fspath(path)} must be a vocabulary of less than {_MAX_BYTES >> 20} MB, but has {size >> 20} MB; is it "
                 "the file of something else?"
             )
-        content = Path(path).read_bytes()
+        content = read_whole(path, most_bytes=_MAX_BYTES)
     except OSError as error:
         raise CheckpointError(f"{os.fspath(path)} must be a vocabulary, but cannot be read: {error.strerror}") from error
     refuse_pointer(content, path, CheckpointError)

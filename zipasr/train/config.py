@@ -51,7 +51,8 @@ class AdamConfig:
     batch, and the norm grows with it: a limit below the usual norm gives the gradients of all batches the same norm."""
 
     def __post_init__(self) -> None:
-        require_fields(self, "positive", "factor", "warmup_batches", "max_grad_norm")
+        require_fields(self, "positive", "factor", "max_grad_norm")
+        require_fields(self, "at least 1e-9", "warmup_batches")
         if not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise ConfigError(f"betas must be within 0 and 1, but are {self.betas}")
 
@@ -248,8 +249,8 @@ class TrainConfig:
         require_fields(self, "at least 1", *counts, "accumulate_batches", "max_skipped_batches")
         if self.max_batches is not None and self.max_batches < 1:
             raise ConfigError(f"max_batches must be at least 1, or none, but is {self.max_batches}")
-        rates = ("lr", "lr_batches", "lr_epochs", "lr_hours")
-        require_fields(self, "positive", *rates, "clipping_scale", "ref_duration_s", "rank_timeout_s")
+        require_fields(self, "positive", "lr", "clipping_scale", "rank_timeout_s")
+        require_fields(self, "at least 1e-9", "lr_batches", "lr_epochs", "lr_hours", "ref_duration_s")
         if self.lr_epochs is not None and self.lr_hours is not None:
             raise ConfigError(
                 f"one of lr_epochs and lr_hours must be None, but they are {self.lr_epochs} and {self.lr_hours}; set one"

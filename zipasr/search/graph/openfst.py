@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from zipasr.errors import DataError
 from zipasr.lfs import refuse_pointer
-from zipasr.lines import replacing
+from zipasr.lines import read_whole, replacing
 from zipasr.search.graph.token_graph import NO_SYMBOL, NO_TOKEN, TokenGraph, empty_cycle
 
 _MAGIC, _TABLE_MAGIC = 2125659606, 2125658996
@@ -114,7 +114,7 @@ def read_graph(
         DataError: the file is missing, damaged, has labels of another vocabulary, a loop of arcs without tokens, or no path.
     """
     try:
-        content = Path(path).read_bytes()
+        content = read_whole(path, most_bytes=1 << 36)
     except OSError as error:
         raise DataError(
             f"{os.fspath(path)} must be a graph, but cannot be read: {error.strerror}; check the path"
