@@ -137,7 +137,7 @@ def test_a_closed_pipe_prints_no_traceback() -> None:
     process.stderr.close()
 
 
-@pytest.mark.parametrize("argv", [[], ["--version"]])
+@pytest.mark.parametrize("argv", [[], ["--version"], ["--help"], ["inspect", "--help"]])
 def test_full_disk_of_stdout_is_reported(argv: list[str]) -> None:
     if not os.path.exists("/dev/full"):
         pytest.skip("needs /dev/full")

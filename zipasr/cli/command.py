@@ -60,12 +60,14 @@ All verbs: zipasr --help. One verb, with an example: zipasr train --help."""
 _EXIT_DONE, _EXIT_FAILED, _EXIT_MISUSE, _EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
-class _VersionAction(argparse.Action):
-    """Prints the version; unlike that of argparse, it reports a full disk."""
+class _Parser(argparse.ArgumentParser):
+    """Prints help and the version; unlike that of argparse, it reports a full disk."""
 
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        print(f"zipasr {__version__}", flush=True)
-        parser.exit(_EXIT_DONE)
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if file is sys.stdout:
+            print(message, end="", flush=True)
+        else:
+            super()._print_message(message, file)
 
 
 class _HelpFormatter(argparse.HelpFormatter):
@@ -77,7 +79,7 @@ class _HelpFormatter(argparse.HelpFormatter):
         return super()._get_default_metavar_for_optional(action)
 
 
-class _VerbParser(argparse.ArgumentParser):
+class _VerbParser(_Parser):
     """The parser of a verb.
 
     Its usage is short and followed by an example, so that both are on the first screen of the help and beside an error.
@@ -156,13 +158,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="zipasr",
         usage="zipasr VERB INPUT... [options]\nexample: zipasr transcribe exp/mine a.wav",
         description="Speech recognition, from recordings to transcripts. `zipasr VERB --help` explains a verb; `zipasr` "
         "alone says what to do first.",
     )
-    parser.add_argument("--version", action=_VersionAction, nargs=0, help="print the version and exit")
+    parser.add_argument("--version", action="version", version=f"zipasr {__version__}", help="print the version and exit")
     subparsers = parser.add_subparsers(dest="verb", required=True, prog="zipasr", metavar="VERB", parser_class=_VerbParser)
     chosen = [verb for verb in VERBS if argv and verb == argv[0]]
     for verb in chosen or VERBS:
