@@ -296,14 +296,8 @@ def profile_encoder(
             raise ConfigError(f"{name} must be at least {least}, but is {value}")
     if threads is not None and threads < 1:
         raise ConfigError(f"threads must be at least 1, but is {threads}")
-    request = {
-        "config": to_json(config),
-        "batch": batch,
-        "seconds": seconds,
-        "threads": threads,
-        "device": str(kind),
-        "repeats": repeats,
-    }
+    request = {"config": to_json(config), "batch": batch, "seconds": seconds, "threads": threads}
+    request |= {"device": str(kind), "repeats": repeats}
     search_path = [str(Path(zipasr.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, search_path))}
     if threads is not None:
