@@ -84,6 +84,7 @@ def test_ctrl_c_waits_for_the_end_of_imports() -> None:
 import signal
 from zipasr.cli.memory import uncollected_imports
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # programs in the background ignore it
 try:
     with uncollected_imports():
         signal.raise_signal(signal.SIGINT)

@@ -130,7 +130,7 @@ def test_gradients_are_clipped_to_the_norm_that_is_set(
     ("settings", "message"),
     [
         ({"factor": 0.0}, "factor must be positive, but is 0.0"),
-        ({"warmup_batches": -1.0}, "warmup_batches must be positive"),
+        ({"warmup_batches": -1.0}, "warmup_batches must be at least 1e-9"),
         ({"max_grad_norm": 0.0}, "max_grad_norm must be positive"),
         ({"betas": (0.9, 1.0)}, "betas must be within 0 and 1"),
     ],
