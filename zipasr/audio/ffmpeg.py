@@ -47,8 +47,6 @@ _LONG_SEARCH = {"analyzeduration": "3600000000", "probesize": "64000000"}
 # Lossy formats round their stated length to packets (AAC up to 2048 samples) and count encoder delay in it, which
 # weighs more in short recordings: the slack is at most half of what is stated.
 _LENGTH_SLACK_S = 0.5
-_TAGS = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
-"""Before version 19, PyAV refuses a file whose tags are no UTF-8 unless it is told to replace what cannot be decoded."""
 _MAX_FALSE_RATE_S = 0.5
 """Damage imitates the header of a frame now and then; frames of another rate for longer are another recording."""
 # The last chunk may be smaller than stated, as where programs count its header twice; 4096 bytes of speech are 0.1 s.
@@ -83,8 +81,10 @@ def _is_known(container: "av.container.InputContainer", track: int | None) -> bo
 
 
 def _opened(file: BinaryIO, name: str, headerless: str | None, settings: dict[str, str]) -> "av.container.InputContainer":
+    # Before version 19, PyAV refuses a file whose tags are no UTF-8 unless it is told to replace what cannot be decoded.
+    tags = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
     try:
-        return av.open(file, "r", format=headerless, options=settings, **_TAGS)
+        return av.open(file, "r", format=headerless, options=settings, **tags)
     except (av.InvalidDataError, av.ArgumentError) as error:
         raise AudioError(
             f"{name} must be a recording (wav, flac, mp3, ogg, opus, m4a, webm, ...), but has an unknown or damaged format "
