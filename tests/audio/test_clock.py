@@ -247,7 +247,7 @@ def test_blocks_and_stated_lengths_agree_with_the_whole(container: str, video_s:
 def test_an_edit_list_that_delays_and_shortens_is_no_truncation(codec: str, tmp_path: Path) -> None:
     """A film cut in an editor: 1.5 of the 3 seconds of audio are used, and start 2 s after the video."""
     path = tmp_path / "a.mov"
-    options = {"movflags": "faststart"}
+    options = {"movflags": "faststart", "movie_timescale": "1000"}
     mux("mov", codec, 48000, BURST, video_s=8.0, retime=lambda start_s: start_s + 2, options=options, path=path)
     data = bytearray(path.read_bytes())
     entry = data.rindex(b"elst") + 24  # behind the name, version, number of entries, and the entry of the delay

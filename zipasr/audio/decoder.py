@@ -62,7 +62,8 @@ def packets_of(container: "av.container.InputContainer", streams: Sequence["av.s
 def frames_of(frame: "av.AudioFrame") -> np.ndarray:
     """The samples of a decoded frame as frames_TC float32.
 
-    `to_ndarray` of PyAV reads planes up to a null pointer. From eight planes on FFmpeg puts none, and the process crashes.
+    PyAV's own `to_ndarray` and `planes` read planes up to a null pointer. From eight planes on FFmpeg puts none: version 18
+    crashes the process, and version 19 raises ValueError.
 
     Raises:
         ValueError: the samples are integers of 64 bits.
@@ -70,7 +71,8 @@ def frames_of(frame: "av.AudioFrame") -> np.ndarray:
     kind, num_channels, num_samples = frame.format.packed.name, frame.layout.nb_channels, frame.samples
     if kind not in _SAMPLE_TYPES:
         raise ValueError(f"samples must be {', '.join(_SAMPLE_TYPES)}, but are {kind}")
-    is_planar = frame.format.is_planar
-    planes, count = frame.planes[: num_channels if is_planar else 1], num_samples * (1 if is_planar else num_channels)
+    num_planes = num_channels if frame.format.is_planar else 1
+    planes = [av.audio.plane.AudioPlane(frame, i) for i in range(num_planes)]
+    count = num_samples * num_channels // num_planes
     values = [np.frombuffer(plane, _SAMPLE_TYPES[kind], count) for plane in planes]
     return scaled(np.stack(values, axis=1).reshape(num_samples, num_channels))
