@@ -11,6 +11,8 @@ from zipasr.audio.samples import scaled
 _REFERENCE_OPUS, _OPUS_RATE_HZ = "libopus", 48_000
 _SAMPLE_TYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "flt": "f4", "dbl": "f8"}
 """NumPy's types of FFmpeg's packed sample formats."""
+_UNMARKED_PLANES = 8
+"""From so many planes on, FFmpeg does not mark their end."""
 
 
 class _ReferenceOpus:
@@ -68,11 +70,13 @@ def frames_of(frame: "av.AudioFrame") -> np.ndarray:
     Raises:
         ValueError: the samples are integers of 64 bits.
     """
-    kind, num_channels, num_samples = frame.format.packed.name, frame.layout.nb_channels, frame.samples
+    num_channels = frame.layout.nb_channels
+    if not frame.format.is_planar:
+        return scaled(frame.to_ndarray()).reshape(-1, num_channels)
+    if num_channels < _UNMARKED_PLANES:
+        return scaled(frame.to_ndarray()).T
+    kind = frame.format.packed.name
     if kind not in _SAMPLE_TYPES:
         raise ValueError(f"samples must be {', '.join(_SAMPLE_TYPES)}, but are {kind}")
-    num_planes = num_channels if frame.format.is_planar else 1
-    planes = [av.audio.plane.AudioPlane(frame, i) for i in range(num_planes)]
-    count = num_samples * num_channels // num_planes
-    values = [np.frombuffer(plane, _SAMPLE_TYPES[kind], count) for plane in planes]
-    return scaled(np.stack(values, axis=1).reshape(num_samples, num_channels))
+    planes = [av.audio.plane.AudioPlane(frame, i) for i in range(num_channels)]
+    return scaled(np.stack([np.frombuffer(plane, _SAMPLE_TYPES[kind], frame.samples) for plane in planes], axis=1))

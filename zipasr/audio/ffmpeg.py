@@ -205,7 +205,7 @@ class _Track:
             num_channels = frame.layout.nb_channels
             frames_TC = frames_of(frame)
             # Damage decodes to noise of any level. Lossless floats that large are 16-bit integers: `check_samples` says so.
-            if self._is_lossy and not (np.abs(frames_TC) <= MAX_LEVEL).all():
+            if self._is_lossy and not np.abs(frames_TC).max(initial=0.0) <= MAX_LEVEL:
                 if not self._allow_damaged:
                     raise damaged(self._name, clock.now_s, "samples far beyond full scale")
                 clock.lose(frame_s)
