@@ -24,6 +24,7 @@ _RULES: dict[str, Callable[[Any], bool]] = {
     "at least 1": lambda value: value >= 1,
     "positive": lambda value: value > 0,
     "at least 1e-9": lambda value: value >= 1e-9,  # the square of a count divided by it is a number
+    "at most 1000": lambda value: value <= 1000,
     "from 0 to 1000": lambda value: 0 <= value <= 1000,
     "0 or more": lambda value: value >= 0,
     "within 0 and 1": lambda value: 0 <= value <= 1,

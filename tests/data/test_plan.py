@@ -2,6 +2,7 @@
 memory."""
 
 import random
+import sys
 import tracemalloc
 from collections import Counter
 
@@ -180,7 +181,8 @@ def test_an_epoch_is_small_arrays(concat_prob: float) -> None:
         peaks.append(peak)
     num_items = 3 * (sizes[1] - sizes[0])
     assert (kept[1] - kept[0]) / num_items < 16
-    assert (peaks[1] - peaks[0]) / num_items < 72  # 58; 70 on Python 3.14, where NumPy does not reuse a temporary array
+    is_reusing = sys.version_info < (3, 14)  # NumPy reuses a temporary array there
+    assert (peaks[1] - peaks[0]) / num_items < (64 if is_reusing else 72)
 
 
 # Data that is mixed in

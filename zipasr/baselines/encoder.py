@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from zipasr.baselines.attention import relative_positions
 from zipasr.baselines.blocks import check_heads, check_odd, check_positive, check_rates, zero_padding
 from zipasr.baselines.subsampling import MIN_FRAMES, Conv2dSubsampling, output_length, output_lengths
+from zipasr.config import require_fields
 from zipasr.errors import ConfigError
 from zipasr.nn.constraint import chance
 from zipasr.nn.encoded import Encoded, check_input, padding_mask
@@ -44,8 +45,7 @@ class BaselineConfig:
         if self.num_features < self.min_features:
             raise ConfigError(f"num_features must be at least {self.min_features}, but is {self.num_features}")
         check_positive(subsampling_channels=self.subsampling_channels, num_layers=self.num_layers)
-        if self.num_layers > 1000:  # built one by one: a billion without end
-            raise ConfigError(f"num_layers must be at most 1000, but is {self.num_layers}")
+        require_fields(self, "at most 1000", "num_layers")  # built one by one: a billion without end
         check_heads(self.channels, self.num_heads)
         check_odd(kernel_size=self.kernel_size)
         check_rates(dropout=self.dropout)

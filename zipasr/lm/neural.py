@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zipasr import checkpoint
-from zipasr.config import to_json
+from zipasr.config import require_fields, to_json
 from zipasr.errors import CheckpointError, ConfigError
 from zipasr.nn.lora import merged_state_dict
 from zipasr.tokenizer import MODEL_FILE, Tokenizer
@@ -81,8 +81,7 @@ def _check_sizes(config: Any, *names: str) -> None:
     for name in names:
         if getattr(config, name) < 1:
             raise ConfigError(f"{name} must be at least 1, but is {getattr(config, name)}")
-    if config.num_layers > 1000:  # built one by one: a billion without end
-        raise ConfigError(f"num_layers must be at most 1000, but is {config.num_layers}")
+    require_fields(config, "at most 1000", "num_layers")  # built one by one: a billion without end
     if not 0.0 <= config.dropout < 1.0:
         raise ConfigError(f"dropout must be at least 0 and below 1, but is {config.dropout}")
 
